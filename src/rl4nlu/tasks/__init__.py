@@ -1,0 +1,45 @@
+"""The table of tasks. A task is found by its name; `glue`, `superglue` and `mini` alone mean the whole suite."""
+
+from __future__ import annotations
+
+from ..errors import UserError, did_you_mean
+from .glue import GLUE
+from .mini import MINI
+from .superglue import SUPERGLUE
+from .task import Example, Files, Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPERGLUE, *MINI)}
+SUITES = tuple(dict.fromkeys(task.suite for task in TASKS.values()))
+
+__all__ = ["SUITES", "TASKS", "Example", "Files", "Task", "find", "find_all"]
+
+
+def find(name: str) -> Task:
+    """The task called `name`.
+
+    Raises:
+        UserError: there is none; the message suggests the nearest name.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if name in SUITES:
+        raise UserError(f"task {name!r} is a whole suite, and one task is needed here: try {name}/{_short(name)}")
+    near = did_you_mean(name, TASKS)
+    if not near:  # 'rte' alone: the suite is missing
+        near = "".join(f" (did you mean {full!r}?)" for full in TASKS if full.split("/")[1] == name.casefold())
+    raise UserError(f"no task is called {name!r}{near}; `rl4nlu tasks` lists them all")
+
+
+def find_all(names: str) -> list[Task]:
+    """The tasks that a comma-separated list of task and suite names means, in order, each once."""
+    found: dict[str, Task] = {}
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        members = [task for task in TASKS.values() if task.suite == name] or [find(name)]
+        found.update((task.name, task) for task in members)
+    if not found:
+        raise UserError("--task is empty: name a task, e.g. --task glue/rte; `rl4nlu tasks` lists them all")
+    return list(found.values())
+
+
+def _short(suite: str) -> str:
+    return next(task.name.split("/")[1] for task in TASKS.values() if task.suite == suite)

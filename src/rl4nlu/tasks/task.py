@@ -1,0 +1,181 @@
+"""What a task is: where its rows come from, how they are asked, which label words answer them, how they are scored."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with its gold label."""
+
+    id: str
+    fields: Mapping[str, str]
+    label: str | None
+    """Gold label: one of `task.labels` (for a numeric task the number as the file gives it); None where unknown."""
+    group: str | None = None
+    """Rows that a metric counts together: the answers of a question, the entities of a query, a sentence pair."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What the metric and the server file need beyond the label."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the rows of a task lie, below the suite's folder and on the hub."""
+
+    folder: str
+    splits: Mapping[str, str | tuple[str, ...]]
+    """Split -> file name; of several names the first that exists is read."""
+    hub: tuple[str, str]
+    """Data set and configuration on the hub."""
+    hub_splits: Mapping[str, str] = field(
+        default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"}
+    )
+    headerless: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Split -> column names, for files without a header line."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task is one declaration: nothing else in the package knows its name."""
+
+    name: str
+    files: Files | None
+    """None: the rows are made by `generate`."""
+    columns: Mapping[str, tuple[str, ...]]
+    """Field -> the column names it goes by (official file, hub copy). `label` and `id` stand here too."""
+    labels: tuple[str, ...]
+    """In the order of the hub's label numbers."""
+    words: Mapping[str, str]
+    """The verbalizer: label -> the word that the model says."""
+    plain: str
+    """Short template for base models; its last line is the cue that the answer follows."""
+    ask: str
+    """Instruction of the `verdict` template."""
+    body: str
+    """The row's fields in the `verdict` template."""
+    metrics: tuple[str, ...]
+    free: tuple[str, ...]
+    """Fields that may be cut when a prompt is too long; never the question."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other spellings of the labels in the official files: "1" -> "positive"."""
+    numeric: bool = False
+    """Labels are numbers: the answer is judged by distance, the prediction is an expectation."""
+    eval_split: str = "dev"
+    train_task: str | None = None
+    """For diagnostic sets without training rows: the task whose training rows teach it."""
+    expand: Callable[[Task, Row], Iterator[Example]] | None = None
+    """Row of the official file -> examples, where it is not one to one."""
+    generate: Callable[[str, str], list[Example]] | None = None
+    """(task name, split) -> examples, for a bundled task."""
+
+    @property
+    def suite(self) -> str:
+        return self.name.split("/")[0]
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that the templates use."""
+        names = dict.fromkeys(template_fields(self.plain) + template_fields(self.body))
+        return tuple(names)
+
+    def label_of(self, value: object) -> str | None:
+        """The canonical label for a value of the label column: its name in any case, an alias, or the hub's number.
+
+        None, an empty cell and -1 (the hub's mark for hidden labels) give None.
+
+        Raises:
+            ValueError: the value is no label of this task.
+        """
+        if value is None or (str(value).strip() in ("", "-1") and not self.numeric):
+            return None
+        if isinstance(value, int) and not isinstance(value, bool) and not self.numeric and value < len(self.labels):
+            return self.labels[value]
+        text = str(value).strip()
+        if self.numeric:
+            low, high = float(self.labels[0]), float(self.labels[-1])
+            try:
+                number = float(text)
+            except ValueError:
+                number = math.nan
+            if number == -1:
+                return None
+            if not low <= number <= high:
+                raise ValueError(f"label {text!r} is not a number from {low:g} to {high:g}")
+            return text
+        known = {label.casefold(): label for label in self.labels} | dict(self.aliases)
+        if text.casefold() not in known:
+            raise ValueError(f"unknown label {text!r}; the labels are {', '.join(known)}")
+        return known[text.casefold()]
+
+    # -- judging: one function for reward and metric ---------------------------------------------------------------
+
+    def nearest(self, value: float) -> str:
+        """The label of a numeric task nearest to `value`; halves go up."""
+        return min(self.labels, key=lambda label: (abs(round(float(label) - value, 9)), -float(label)))
+
+    def gold(self, example: Example) -> str | None:
+        """The label whose word is the right answer."""
+        if example.label is None:
+            return None
+        return self.nearest(float(example.label)) if self.numeric else example.label
+
+    def parse(self, text: str) -> str | None:
+        """Label that a generated answer states, or None if it states none or more than one.
+
+        A label word counts where it stands as a whole word, whatever its case; longer words are looked for first, so
+        that one label word may contain another. For a numeric task the answer must hold exactly one number within the
+        range of the labels; it is returned as written, rounded to no label.
+        """
+        if self.numeric:
+            numbers = {float(n) for n in _NUMBER.findall(text)}
+            low, high = float(self.labels[0]), float(self.labels[-1])
+            if len(numbers) != 1 or not low <= (value := numbers.pop()) <= high:
+                return None
+            return f"{value:g}"
+        found, rest = set(), text.casefold()
+        for word, label in self._words_longest_first:
+            rest, count = re.subn(rf"(?<!\w){re.escape(word)}(?!\w)", " ", rest)
+            if count:
+                found.add(label)
+        return found.pop() if len(found) == 1 else None
+
+    def judge(self, prediction: str | None, example: Example) -> bool:
+        """Whether a parsed answer is the gold one. Reward and metric both ask here."""
+        if prediction is None or example.label is None:
+            return False
+        if self.numeric:
+            return self.nearest(float(prediction)) == self.gold(example)
+        return prediction == example.label
+
+    @cached_property
+    def _words_longest_first(self) -> list[tuple[str, str]]:
+        pairs = [(self.words[label].casefold(), label) for label in self.labels]
+        return sorted(pairs, key=lambda pair: -len(pair[0]))
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w]|\.\d)")
+
+
+def template_fields(template: str) -> tuple[str, ...]:
+    """Field names in a template, in order. Only bare `{name}` is a field: no attribute, index or format.
+
+    Raises:
+        ValueError: the template holds anything else between braces.
+    """
+    names = []
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise ValueError(f"a template field is a bare name in braces, not {{{name}}}")
+        names.append(name)
+    return tuple(names)

@@ -1,0 +1,177 @@
+"""Text -> ids; micro-batches of bounded tokens; the order of the rows as a function of (seed, epoch).
+
+Shapes: B rows, K answers, T prompt tokens, A answer tokens, P prefix tokens. Masks: True = counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .prompts import Prompt, Prompter
+from .seeding import generator
+from .tasks import Example
+
+SHORTEST_PREFIX = 8
+"""A shared run of fewer tokens than this is not worth a forward pass of its own."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt in tokens, with the answers that may follow it."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    """Tokens of each whole answer of the closed set."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through the model together."""
+
+    rows: tuple[int, ...]
+    """Where each row stands in the caller's list."""
+    prefix_P: Tensor
+    prompt_BT: Tensor
+    """What follows the prefix, padded on the right; at least one token a row."""
+    prompt_mask_BT: Tensor
+    answer_BKA: Tensor
+    """Padded on the right; K = 0 where only prompts are read."""
+    answer_mask_BKA: Tensor
+
+
+class Encoder:
+    """Encodes the prompts of one prompter for one tokenizer.
+
+    An answer's tokens are those that follow the prompt's in the tokenisation of prompt and answer together, because
+    a tokenizer may add a space to a lone answer. Where a token straddles the border, the prompt ends before it.
+    """
+
+    def __init__(self, tokenizer: Any, prompter: Prompter, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.prompter = prompter
+        self.max_length = max_length
+        self.cut_rows = 0
+        # a chat template writes its own beginning-of-sequence token
+        self._special = prompter.chat is None
+        self._room = max(len(self._ids("x" + answer)) for answer in prompter.answers)
+
+    def encode(self, example: Example) -> Encoded:
+        """Tokens of the prompt (cut to fit) and of every answer of the closed set."""
+        prompt = self.prompter.fitted(example, lambda text: len(self._ids(text)), self.max_length - self._room)
+        self.cut_rows += prompt.cut
+        whole = [self._ids(prompt.text + answer) for answer in self.prompter.answers]
+        start = len(common_prefix([self._ids(prompt.text), *whole]))
+        return Encoded(prompt, tuple(whole[0][:start]), tuple(tuple(ids[start:]) for ids in whole))
+
+    @property
+    def longest_answer(self) -> int:
+        """Upper bound of the tokens of a whole answer."""
+        return self._room
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=self._special, verbose=False)["input_ids"]
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The longest run of tokens with which all rows begin."""
+    low, high = min(rows), max(rows)  # in sorted order the first and the last row differ the earliest
+    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return low[:n]
+
+
+def distinguishing(answers: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Each answer cut behind the token that sets it apart from all others.
+
+    What follows that token has probability one within the closed set, so scoring need not read it.
+    """
+    cut = []
+    for answer in answers:
+        others = [other for other in answers if other != answer]
+        shared = max((len(common_prefix([answer, other])) for other in others), default=0)
+        cut.append(answer[: shared + 1])
+    return tuple(cut)
+
+
+def micro_batches(
+    rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+    max_tokens: int,
+    pad: int,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Rows of similar length together, at most `max_tokens` tokens (padding included) at a time, longest first.
+
+    Args:
+        rows: (prompt tokens, answers' tokens) of each row; the same number of answers in every row.
+        max_tokens: bound of prefix + rows x (longest prompt + its answers); a longer row goes alone.
+        pad: any valid token id; padding is masked, never read.
+    """
+    cost = [len(prompt) + sum(map(len, answers)) for prompt, answers in rows]
+    order = sorted(range(len(rows)), key=lambda i: (-cost[i], i))
+    start = 0
+    while start < len(order):
+        group = _largest_group(rows, cost, order, start, max_tokens)
+        start += len(group)
+        yield _collate(rows, group, pad, device)
+
+
+def _largest_group(rows, cost, order, start: int, max_tokens: int) -> list[int]:
+    """The next rows in `order` that fit, counted with the prefix that they would share."""
+    group = [order[start]]
+    shared = list(rows[order[start]][0])
+    for i in order[start + 1 :]:
+        longer = common_prefix([shared, rows[i][0]])
+        if len(longer) + (len(group) + 1) * (cost[order[start]] - len(longer)) > max_tokens:
+            break
+        group.append(i)
+        shared = list(longer)
+    return group
+
+
+def _collate(rows, group: list[int], pad: int, device: torch.device | str) -> Batch:
+    prompts = [list(rows[i][0]) for i in group]
+    prefix = list(common_prefix(prompts))[: min(map(len, prompts)) - 1]
+    if len(group) == 1 or len(prefix) < SHORTEST_PREFIX:
+        prefix = []
+    prompt_BT, prompt_mask_BT = pad_right([prompt[len(prefix) :] for prompt in prompts], pad)
+    K = len(rows[group[0]][1])
+    flat, flat_mask = pad_right([list(answer) for i in group for answer in rows[i][1]], pad)
+    A = flat.shape[1] if K else 0
+    return Batch(
+        rows=tuple(group),
+        prefix_P=torch.tensor(prefix, dtype=torch.long, device=device),
+        prompt_BT=prompt_BT.to(device),
+        prompt_mask_BT=prompt_mask_BT.to(device),
+        answer_BKA=flat.view(len(group), K, A).to(device),
+        answer_mask_BKA=flat_mask.view(len(group), K, A).to(device),
+    )
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ragged rows -> ids and mask of shape (rows, longest)."""
+    width = max(map(len, rows), default=0)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = True
+    return ids, mask
+
+
+def batch_order(count: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Row indices of the batch of a step: a fresh permutation each epoch, no row twice in an epoch.
+
+    A batch may span the border of two epochs, so that every batch is full and every row is seen equally often.
+    """
+    first = step * batch_size
+    chosen: list[int] = []
+    while len(chosen) < batch_size:
+        epoch, offset = divmod(first + len(chosen), count)
+        order = generator(seed, "order", epoch).permutation(count)
+        chosen += order[offset : offset + batch_size - len(chosen)].tolist()
+    return chosen

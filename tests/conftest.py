@@ -1,0 +1,20 @@
+"""Shared by all tests: no network, two threads, the real data where it is at hand, tiny random models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+REAL_DATA = Path(os.environ.get("RL4NLU_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not (REAL_DATA / "glue").is_dir():
+        pytest.skip(f"the official GLUE and SuperGLUE files are not at {REAL_DATA} (set RL4NLU_DATA)")
+    return REAL_DATA

@@ -1,0 +1,48 @@
+"""Tiny random models of the classes that users bring."""
+
+from __future__ import annotations
+
+import torch
+import transformers as tf
+
+V = 97
+_COMMON = dict(
+    vocab_size=V,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=256,
+)
+_GROUPED = dict(**_COMMON, num_key_value_heads=2)
+
+CONFIGS = {
+    "llama": lambda: tf.LlamaConfig(**_GROUPED),
+    "qwen2": lambda: tf.Qwen2Config(**_GROUPED),
+    "qwen3": lambda: tf.Qwen3Config(**_GROUPED, head_dim=8),
+    "mpt": lambda: tf.MptConfig(vocab_size=V, d_model=32, n_layers=3, n_heads=4, max_seq_len=256),
+    "gpt_neox": lambda: tf.GPTNeoXConfig(**_COMMON),
+    "gpt2": lambda: tf.GPT2Config(vocab_size=V, n_embd=32, n_layer=3, n_head=4, n_positions=256),
+    "gemma2": lambda: tf.Gemma2Config(**_GROUPED, head_dim=8, sliding_window=128),
+    "gemma2_window": lambda: tf.Gemma2Config(**_GROUPED, head_dim=8, sliding_window=12),
+    "mistral": lambda: tf.MistralConfig(**_GROUPED, sliding_window=128),
+    "mistral_window": lambda: tf.MistralConfig(**_GROUPED, sliding_window=12),
+    "cohere": lambda: tf.CohereConfig(**_GROUPED),  # scales its logits
+    "granite": lambda: tf.GraniteConfig(**_GROUPED, logits_scaling=3.0),
+    "bloom": lambda: tf.BloomConfig(vocab_size=V, hidden_size=32, n_layer=3, n_head=4),  # ALiBi
+    "falcon_alibi": lambda: tf.FalconConfig(
+        vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True
+    ),
+}
+FALLS_BACK = {"mpt", "bloom", "falcon_alibi"}
+
+
+def tiny(name: str, seed: int = 0) -> tf.PreTrainedModel:
+    """A random model with weights large enough that attention and position matter."""
+    torch.manual_seed(seed)
+    model = tf.AutoModelForCausalLM.from_config(CONFIGS[name]()).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(4)
+    return model

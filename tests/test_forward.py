@@ -1,0 +1,117 @@
+"""The forward pass against plain passes over every full sequence alone, for every model class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models_zoo import CONFIGS, FALLS_BACK, V, tiny
+
+from rl4nlu.forward import score, shares_prefix
+from rl4nlu.tokens import micro_batches
+
+PREFIX = list(range(40, 60))
+RAGGED = [[5, 9, 2], [7], [3, 3, 8, 1, 6, 2, 9, 4, 11, 30, 2, 8], [60, 61, 2, 9, 33]]
+MANY = ((11, 12, 13), (14,), (15, 16))
+ONE = ((11,), (14,), (12,))
+TOLERANCE = 1e-5
+
+
+def alone(model, prompt, answer, value_head=None):
+    """Log-probability, entropy and value of each answer token from one plain pass over one sequence."""
+    ids = torch.tensor([prompt + list(answer)])
+    out = model(input_ids=ids, output_hidden_states=True)
+    logp = out.logits[0].float().log_softmax(-1)
+    where = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    token_logp = torch.stack([logp[i, t] for i, t in zip(where, answer, strict=True)])
+    entropy = torch.stack([-(logp[i].exp() * logp[i]).sum() for i in where])
+    last_hidden = out.hidden_states[-1][0]
+    values = None if value_head is None else value_head(last_hidden[list(where)]).squeeze(-1)
+    return token_logp, entropy, values
+
+
+def cases():
+    for prefix in (PREFIX, []):
+        for answers in (MANY, ONE, MANY[:1]):
+            yield prefix, answers
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equals_plain_passes_with_gradients(name):
+    model = tiny(name)
+    shared = shares_prefix(model)
+    assert shared == (name not in FALLS_BACK)
+    value_head = torch.nn.Linear(32, 1)
+    for prefix, answers in cases():
+        rows = [(prefix + own, answers) for own in RAGGED]
+        weight = {}
+        model.zero_grad()
+        expected = torch.zeros(())
+        for b, (prompt, _) in enumerate(rows):
+            for k, answer in enumerate(answers):
+                logp, entropy, values = alone(model, prompt, answer, value_head)
+                weight[b, k] = torch.linspace(0.5, 1.5, len(answer)) * (1 + b - k)
+                expected = expected + (weight[b, k] * (logp + 0.1 * entropy)).sum() + 0.3 * values.sum()
+        expected.backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        found = torch.zeros(())
+        for batch in micro_batches(rows, 10_000, pad=0):
+            scores = score(model, batch, shared, entropy=True, value_head=value_head)
+            for i, b in enumerate(batch.rows):
+                for k, answer in enumerate(answers):
+                    logp, entropy, values = alone(model, rows[b][0], answer, value_head)
+                    n = len(answer)
+                    assert torch.allclose(scores.logp_BKA[i, k, :n], logp, atol=TOLERANCE, rtol=0)
+                    assert torch.allclose(scores.entropy_BKA[i, k, :n], entropy, atol=TOLERANCE, rtol=TOLERANCE)
+                    assert (scores.logp_BKA[i, k, n:] == 0).all()
+                    term = (weight[b, k] * (scores.logp_BKA + 0.1 * scores.entropy_BKA)[i, k, :n]).sum()
+                    found = found + term + 0.3 * scores.value_BKA[i, k, :n].sum()
+        found.backward()
+        largest = max(g.abs().max() for g in gradients.values())
+        for n, p in model.named_parameters():
+            if n in gradients:
+                assert (p.grad - gradients[n]).abs().max() <= TOLERANCE * max(1.0, largest), (n, prefix, answers)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mpt"])
+def test_values_are_those_of_the_state_before_the_token(name):
+    model, value_head = tiny(name), torch.nn.Linear(32, 1)
+    captured = []
+    head = model.get_output_embeddings()
+    rows = [(PREFIX + own, MANY) for own in RAGGED]
+    batch = next(micro_batches(rows, 10_000, pad=0))
+    scores = score(model, batch, shares_prefix(model), value_head=value_head)
+    for i, b in enumerate(batch.rows):
+        for k, answer in enumerate(MANY):
+            handle = head.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+            model(input_ids=torch.tensor([rows[b][0] + list(answer)]))
+            handle.remove()
+            states = captured.pop()[0][len(rows[b][0]) - 1 : -1]
+            expected = value_head(states).squeeze(-1)
+            assert torch.allclose(scores.value_BKA[i, k, : len(answer)], expected, atol=TOLERANCE)
+
+
+def test_a_row_alone_equals_the_row_in_a_padded_batch():
+    model = tiny("llama")
+    rows = [(PREFIX + own, MANY) for own in RAGGED]
+    together = next(micro_batches(rows, 10_000, pad=0))
+    scores = score(model, together, shared=True)
+    for i, b in enumerate(together.rows):
+        single = score(model, next(micro_batches([rows[b]], 10_000, pad=0)), shared=True)
+        assert torch.allclose(single.logp_BKA[0], scores.logp_BKA[i], atol=TOLERANCE)
+
+
+def test_padding_content_changes_nothing():
+    model = tiny("gemma2")
+    rows = [(PREFIX + own, MANY) for own in RAGGED]
+    a, b = (score(model, next(micro_batches(rows, 10_000, pad=pad)), shared=True) for pad in (0, V - 1))
+    assert torch.equal(a.logp_BKA, b.logp_BKA)
+
+
+def test_projection_runs_on_answer_positions_only():
+    model, seen = tiny("llama"), []
+    model.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
+    rows = [(PREFIX + own, MANY) for own in RAGGED]
+    score(model, next(micro_batches(rows, 10_000, pad=0)), shared=True)
+    # the prefix pass projects nothing; each row its last prompt token and the inner tokens of its three answers
+    assert seen == [0, len(RAGGED) * (1 + 2 + 0 + 1)]
