@@ -5,7 +5,7 @@ Shapes: B rows, K answers, T prompt tokens, A answer tokens, P prefix tokens. Ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,24 +78,12 @@ class Encoder:
         return self.tokenizer(text, add_special_tokens=self._special, verbose=False)["input_ids"]
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> Sequence[int]:
+def common_prefix(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
     """The longest run of tokens with which all rows begin."""
-    low, high = min(rows), max(rows)  # in sorted order the first and the last row differ the earliest
+    tuples = [tuple(row) for row in rows]
+    low, high = min(tuples), max(tuples)  # in sorted order the first and the last row differ the earliest
     n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     return low[:n]
-
-
-def distinguishing(answers: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """Each answer cut behind the token that sets it apart from all others.
-
-    What follows that token has probability one within the closed set, so scoring need not read it.
-    """
-    cut = []
-    for answer in answers:
-        others = [other for other in answers if other != answer]
-        shared = max((len(common_prefix([answer, other])) for other in others), default=0)
-        cut.append(answer[: shared + 1])
-    return tuple(cut)
 
 
 def micro_batches(
@@ -123,13 +111,13 @@ def micro_batches(
 def _largest_group(rows, cost, order, start: int, max_tokens: int) -> list[int]:
     """The next rows in `order` that fit, counted with the prefix that they would share."""
     group = [order[start]]
-    shared = list(rows[order[start]][0])
+    shared = rows[order[start]][0]
     for i in order[start + 1 :]:
         longer = common_prefix([shared, rows[i][0]])
         if len(longer) + (len(group) + 1) * (cost[order[start]] - len(longer)) > max_tokens:
             break
         group.append(i)
-        shared = list(longer)
+        shared = longer
     return group
 
 

@@ -1,0 +1,47 @@
+"""Rewards and values -> advantages. Pure functions; B answers, A answer tokens; masks: True = counts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gae(reward_BA: Tensor, value_BA: Tensor, mask_BA: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equations 11, 12 and 16).
+
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t);  A_t = delta_t + gamma lambda A_{t+1};  R_t = A_t + V(s_t)
+
+    V behind an answer's last token is 0: the episode ends there. r_t is the reward for token t, V(s_t) the value of
+    the state before it. The masked tokens of a row must be a prefix of it.
+
+    Returns:
+        advantages and returns, (B, A), zero where the mask is False.
+    """
+    assert reward_BA.shape == value_BA.shape == mask_BA.shape
+    assert reward_BA.dim() == 2
+    value_BA = torch.where(mask_BA, value_BA, 0.0)
+    reward_BA = torch.where(mask_BA, reward_BA, 0.0)
+    columns = []
+    next_advantage_B = torch.zeros_like(reward_BA[:, 0])
+    next_value_B = torch.zeros_like(next_advantage_B)
+    for t in reversed(range(reward_BA.shape[1])):
+        delta_B = reward_BA[:, t] + gamma * next_value_B - value_BA[:, t]
+        next_advantage_B = torch.where(mask_BA[:, t], delta_B + gamma * lam * next_advantage_B, 0.0)
+        next_value_B = value_BA[:, t]
+        columns.append(next_advantage_B)
+    advantage_BA = torch.stack(columns[::-1], 1)
+    return advantage_BA, advantage_BA + value_BA
+
+
+def whiten(x_BA: Tensor, mask_BA: Tensor) -> Tensor:
+    """(x - mean) / std over the tokens that count; zero elsewhere.
+
+    The standard deviation is the population's; where all values are (nearly) equal it is floored at 1e-4, so that
+    noise is not blown up.
+    """
+    assert x_BA.shape == mask_BA.shape
+    count = mask_BA.sum()
+    mean = torch.where(mask_BA, x_BA, 0.0).sum() / count
+    centred_BA = torch.where(mask_BA, x_BA - mean, 0.0)
+    std = (centred_BA.square().sum() / count).sqrt()
+    return centred_BA / std.clamp(min=1e-4)

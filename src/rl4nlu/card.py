@@ -1,0 +1,52 @@
+"""The model card of a run: README.md in its folder, with nothing left to fill in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from .config import TrainSettings
+from .run import Run
+
+
+def write_card(run: Run, settings: TrainSettings, results: list[dict[str, Any]]) -> None:
+    """Write README.md: what was trained on what, how well it does, how to use it and how to run it again."""
+    first = results[0]
+    head = {
+        "library_name": "peft",
+        "base_model": settings.model,
+        "tags": ["rl4nlu", "lora", first["method"], first["task"]],
+        "model-index": [{"name": run.path.name, "results": [_index_entry(result) for result in results]}],
+    }
+    lines = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {first['task']} by {first['method']} on {settings.model}",
+        f"A LoRA adapter for `{settings.model}`, trained with rl4nlu by {first['method']} on {first['train_rows']} rows of "
+        f"`{first['task']}` in {first['steps']} steps (template `{settings.template}`, seed {settings.seed}).",
+        "## Results",
+        "| task | split | n | metric | value | standard error |\n|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for name, value in result["metrics"].items():
+            error = result["stderr"][name]
+            lines[-1] += f"\n| {result['task']} | {result['split']} | {result['n']} | {name} | {value:.4f} | {error:.4f} |"
+    lines += [
+        "## Use",
+        f"```\nrl4nlu evaluate --adapter {run.path} --task {first['task']}\n"
+        f"rl4nlu predict {run.path} --input rows.jsonl --output answers.jsonl\n```",
+        "`adapter/` is a plain peft adapter: `PeftModel.from_pretrained(base, 'adapter')`.",
+        "## Run again",
+        f"```\n{(run.path / 'command.txt').read_text(encoding='utf-8').strip()}\n```",
+        "All settings are in `config.yaml`, the versions of the libraries in `environment.json`.",
+    ]
+    (run.path / "README.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _index_entry(result: dict[str, Any]) -> dict[str, Any]:
+    suite, name = result["task"].split("/")
+    return {
+        "task": {"type": "text-classification", "name": result["task"]},
+        "dataset": {"name": result["task"], "type": suite, "config": name, "split": result["split"]},
+        "metrics": [{"type": metric, "value": value} for metric, value in result["metrics"].items()],
+    }

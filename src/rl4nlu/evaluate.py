@@ -1,0 +1,213 @@
+"""Ask the model every row of a split: score the label words, or generate an answer and parse it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import data
+from .config import EvaluateSettings, Settings, TrainSettings, validate
+from .errors import UserError
+from .forward import score
+from .labels import closed_set_logp, distinguishing
+from .metrics import Outcome, compute
+from .models import MINI, Policy, adapter_folder, base_of, load_policy
+from .prompts import Prompter, chat_wrapper, choose_shots
+from .rollout import sample, uniforms
+from .run import Meter, Run, read_config
+from .tasks import Example, Task, find_all
+from .tokens import Encoded, Encoder, micro_batches
+
+CHUNK = 512
+"""Rows that are put in order of length and worked on before their predictions are written."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's answer to one row."""
+
+    example: Example
+    label: str | None
+    """A label of the task, a number as text, or None where the text could not be parsed."""
+    scores: dict[str, float] | None = None
+    """Label -> log-probability within the closed set, where labels were scored."""
+    text: str | None = None
+    """Where an answer was generated."""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As it stands in predictions.jsonl."""
+        scores = None if self.scores is None else {label: round(value, 6) for label, value in self.scores.items()}
+        row = {"id": self.example.id, "gold": self.example.label, "prediction": self.label}
+        return {**row, "scores": scores, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task made ready for a model: prompts, their tokens, the rows."""
+
+    task: Task
+    prompter: Prompter
+    encoder: Encoder
+    rows: list[Encoded]
+
+
+def prepare(policy: Policy, task: Task, settings: Settings, split: str, limit: int | None, shots: bool = True) -> Question:
+    """Load a split and encode it for the model."""
+    examples = data.load(task, split, settings.data, limit)
+    return encode(policy, task, settings, examples, shots)
+
+
+def encode(policy: Policy, task: Task, settings: Settings, examples: Sequence[Example], shots: bool = True) -> Question:
+    """Write and encode the prompts of these examples, with the settings' few-shot examples."""
+    chosen: tuple[Example, ...] = ()
+    if settings.shots and shots:
+        teacher = data.training_task(task)
+        chosen = choose_shots(task, data.load(teacher, "train", settings.data), settings.shots, settings.seed)
+    chat = chat_wrapper(policy.tokenizer) if settings.chat else None
+    prompter = Prompter(task, settings.template, chosen, chat)
+    encoder = Encoder(policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length))
+    return Question(task, prompter, encoder, [encoder.encode(example) for example in examples])
+
+
+@torch.no_grad()
+def ask(
+    policy: Policy,
+    question: Question,
+    decode: str,
+    settings: Settings,
+    answer_tokens: int | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Iterator[Prediction]:
+    """The model's answer to every row, chunk by chunk in the order of the rows."""
+    policy.model.eval()
+    longest = answer_tokens or question.encoder.longest_answer + 4
+    for start in range(0, len(question.rows), CHUNK):
+        chunk = question.rows[start : start + CHUNK]
+        if decode == "score":
+            yield from _scored(policy, question, chunk, settings.max_tokens, advance)
+        else:
+            uniform = None
+            if decode == "sample":
+                uniform = uniforms(len(chunk), 1, longest, settings.seed, f"decode/{question.task.name}", start)
+            prompts = [row.ids for row in chunk]
+            answers = sample(policy, prompts, question.prompter.finished, longest, settings.max_tokens, uniform)
+            for row, (answer,) in zip(chunk, answers, strict=True):
+                label = question.prompter.parse(answer.text)
+                yield Prediction(row.prompt.example, label, text=answer.text)
+            advance(len(chunk))
+
+
+def _scored(policy: Policy, question: Question, chunk: list[Encoded], max_tokens: int, advance) -> Iterator[Prediction]:
+    task = question.task
+    cut = [distinguishing(row.answers) for row in chunk]
+    found: dict[int, Prediction] = {}
+    rows = [(row.ids, answers) for row, answers in zip(chunk, cut, strict=True)]
+    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device):
+        logp_BKA = score(policy.model, batch, policy.shared).logp_BKA
+        for i, row in enumerate(batch.rows):
+            logp_K = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row])[0]
+            scores = dict(zip(task.labels, logp_K.tolist(), strict=True))
+            if task.numeric:
+                label = f"{sum(float(v) * p for v, p in zip(task.labels, logp_K.exp().tolist(), strict=True)):.4f}"
+            else:
+                label = max(scores, key=lambda name: scores[name])
+            found[row] = Prediction(chunk[row].prompt.example, label, scores)
+        advance(len(batch.rows))
+    yield from (found[i] for i in range(len(chunk)))
+
+
+def measure(
+    policy: Policy,
+    question: Question,
+    settings: Settings,
+    method: str,
+    decode: str = "score",
+    answer_tokens: int | None = None,
+    run: Run | None = None,
+    split: str | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Ask every row and compute the task's metrics: one entry of results.json."""
+    task, start = question.task, time.perf_counter()
+    outcomes, unparsable = [], 0
+    with Meter(f"{method} {task.name}", len(question.rows)) as meter:
+        for prediction in ask(policy, question, decode, settings, answer_tokens, meter.advance):
+            confidence = prediction.scores[task.labels[-1]] if prediction.scores else None
+            outcomes.append(Outcome(prediction.example, prediction.label, confidence))
+            unparsable += prediction.label is None
+            if run is not None:
+                run.predict({"task": task.name, **prediction.row})
+    values, errors = compute(task, outcomes)
+    return {
+        "task": task.name,
+        "method": method,
+        **extra,
+        "model": policy.name,
+        "template": settings.template,
+        "shots": len(question.prompter.shots),
+        "decode": decode,
+        "seed": settings.seed,
+        "split": split or settings.split or task.eval_split,
+        "n": len(outcomes),
+        "metrics": values,
+        "stderr": errors,
+        "unparsable": unparsable,
+        "cut_rows": question.encoder.cut_rows,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
+    """The `evaluate` command: zero-shot or few-shot, or a trained adapter, on one task or several."""
+    trained: TrainSettings | None = None
+    if settings.adapter is not None:
+        trained, settings = follow(settings.adapter, settings)
+    tasks = find_all(settings.task or "")
+    several = len(tasks) > 1
+    absent = [t for t in tasks if several and not data.available(t, settings.split or t.eval_split, settings.data)]
+    for task in absent:
+        print(f"{task.name}: no {settings.split or task.eval_split} rows in {settings.data}, left out")
+    tasks = [task for task in tasks if task not in absent]
+    if not tasks:
+        raise UserError(f"none of these tasks has rows in {settings.data}")
+    loaded = {task.name: data.load(task, settings.split or task.eval_split, settings.data, settings.limit) for task in tasks}
+    policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
+    run = Run.create(settings.out, "evaluate", settings)
+    method = ("few-shot" if settings.shots else "zero-shot") if trained is None else trained_method(settings.adapter)
+    results: list[dict[str, Any]] = []
+    for task in tasks:
+        question = encode(policy, task, settings, loaded[task.name])
+        if question.encoder.cut_rows:
+            print(f"{task.name}: {question.encoder.cut_rows} of {len(question.rows)} prompts were too long and were cut")
+        results.append(measure(policy, question, settings, method, settings.decode, settings.answer_tokens, run))
+        run.write_results(results)
+    return run, results
+
+
+def follow(adapter: Path, settings: EvaluateSettings) -> tuple[TrainSettings, EvaluateSettings]:
+    """Ask a trained adapter as it was trained: its base model and template, and where none is given its task and data.
+
+    Raises:
+        UserError: there is no adapter, or the given model or template is another one.
+    """
+    adapter_folder(adapter)
+    values = read_config(adapter)
+    trained = validate(TrainSettings, {k: v for k, v in values.items() if k in TrainSettings.model_fields})
+    base = trained.model or base_of(adapter)
+    if settings.model not in (None, base):
+        raise UserError(f"--model {settings.model}: the adapter {adapter} was trained on {base}; leave --model out")
+    changes = {"model": base, "template": trained.template, "chat": trained.chat}
+    changes |= {"task": settings.task or trained.task, "data": settings.data or trained.data}
+    return trained, settings.model_copy(update=changes)
+
+
+def trained_method(adapter: Path | None) -> str:
+    """sft or ppo: how the adapter in a run folder was trained."""
+    assert adapter is not None
+    return "ppo" if "inner_epochs" in read_config(adapter) else "sft"

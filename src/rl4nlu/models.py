@@ -1,0 +1,232 @@
+"""The policy: a base model with LoRA and, for PPO, a value head. The reference is the same base with another adapter
+(or none), so that it costs no second model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from .config import LoraSettings
+from .errors import UserError
+from .forward import shares_prefix
+
+MINI = "mini"
+REFERENCE = "reference"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Policy:
+    """A model with what is needed to ask it."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    shared: bool
+    """Whether the shared way of the forward pass is exact for this model."""
+    value_head: nn.Linear | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model can read."""
+        config = self.model.config
+        names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+        return next((int(n) for name in names if (n := getattr(config, name, None))), 2048)
+
+    @property
+    def pad(self) -> int:
+        """A valid token id to fill up with; masks, not ids, say what counts, so that pad may equal EOS."""
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+
+    @property
+    def end_tokens(self) -> set[int]:
+        """Ids that end a generated text."""
+        ends = [self.tokenizer.eos_token_id, getattr(self.model.generation_config, "eos_token_id", None)]
+        return {i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None}
+
+    def trainable(self) -> list[nn.Parameter]:
+        """LoRA weights and, where there is one, the value head's."""
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        return weights + (list(self.value_head.parameters()) if self.value_head is not None else [])
+
+    @contextlib.contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Within this block the model is the reference policy: PPO's start, frozen."""
+        if REFERENCE in self.model.peft_config:
+            self.model.set_adapter(REFERENCE, inference_mode=True)
+            try:
+                yield
+            finally:
+                self.model.set_adapter("default")
+        else:
+            with self.model.disable_adapter():
+                yield
+
+    def add_value_head(self) -> None:
+        """A linear value head in float32, zero at the start, so that the first advantages are the rewards' own."""
+        width = self.model.get_output_embeddings().weight.shape[1]
+        self.value_head = nn.Linear(width, 1, device=self.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter (loads with plain peft) and, beside it, the value head."""
+        self.model.save_pretrained(folder / "adapter", selected_adapters=["default"], safe_serialization=True)
+        if self.value_head is not None:
+            weights: dict[str, Tensor] = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
+            save_file(weights, folder / "value_head.safetensors")
+
+    def load_value_head(self, folder: Path) -> bool:
+        """Take over the value head of another PPO run, where it has one."""
+        path = folder / "value_head.safetensors"
+        if self.value_head is not None and path.is_file():
+            self.value_head.load_state_dict(load_file(path, device=str(self.device)), strict=True)
+            return True
+        return False
+
+
+def load_policy(
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    lora: LoraSettings | None = None,
+    adapter: Path | None = None,
+    reference: bool = False,
+    seed: int = 0,
+) -> Policy:
+    """Load a base model, and put LoRA on it.
+
+    Args:
+        name: `mini`, a folder in the Hugging Face layout, or a name on the hub.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: of the base weights; auto is bfloat16 on a GPU, float32 elsewhere. LoRA weights are float32 always.
+        lora: put a fresh adapter with these settings on the model (unless `adapter` is given).
+        adapter: run folder whose adapter to load; trainable where `lora` is given too.
+        reference: keep a second, frozen copy of `adapter` as the reference policy.
+        seed: of the fresh adapter's weights.
+
+    Raises:
+        UserError: there is no such model, no such adapter, or the settings do not fit the model.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    place = _device(device)
+    chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
+    source = _source(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as wrong:
+        raise UserError(_cannot_load(name, wrong)) from None
+    if model.get_output_embeddings() is None:
+        raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
+    model = model.to(place).eval()
+    shared = shares_prefix(model)
+    if not shared:
+        print(f"note: {type(model).__name__} cannot share a prompt prefix exactly; whole sequences are run, which is slower")
+    torch.manual_seed(seed)
+    if adapter is not None:
+        folder = adapter_folder(adapter)
+        model = PeftModel.from_pretrained(model, folder, is_trainable=lora is not None)
+        if reference:
+            model.load_adapter(folder, adapter_name=REFERENCE, is_trainable=False)
+            model.set_adapter("default")
+    elif lora is not None:
+        try:
+            model = get_peft_model(model, lora_config(lora))
+        except ValueError as wrong:
+            raise UserError(f"lora.target {lora.target!r} does not fit {name}: {str(wrong).splitlines()[0]}") from None
+    return Policy(name, model.eval(), tokenizer, shared)
+
+
+def lora_config(lora: LoraSettings) -> LoraConfig:
+    """peft's settings; `bias` stays "none", so that switching the adapter off gives the base model."""
+    target: str | list[str] = lora.target if lora.target == "all-linear" else [t.strip() for t in lora.target.split(",")]
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        target_modules=target,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def adapter_folder(run: Path) -> Path:
+    """The adapter of a run folder, or the folder itself if it is an adapter.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (run / "adapter", run):
+        if (folder / "adapter_config.json").is_file():
+            if not (folder / "adapter_model.safetensors").is_file():
+                raise UserError(f"{folder}: adapter_model.safetensors is missing; only safetensors weights are loaded")
+            return folder
+    if not run.exists():
+        raise UserError(f"{run}: no such run folder; `rl4nlu sft` and `rl4nlu ppo` make them")
+    raise UserError(f"{run} holds no adapter (adapter/adapter_config.json); give the folder of a finished sft or ppo run")
+
+
+def base_of(adapter: Path) -> str | None:
+    """The base model that an adapter was trained on, as it was named then."""
+    name = json.loads((adapter_folder(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    return MINI if name == str(mini_folder()) else name
+
+
+def mini_folder() -> Path:
+    """Where the bundled model lies."""
+    return Path(str(resources.files("rl4nlu") / "assets" / "mini"))
+
+
+def _source(name: str) -> str:
+    if name == MINI:
+        return str(mini_folder())
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"--model {name}: the folder has no config.json; it should hold a model in the Hugging Face layout")
+        if not any(path.glob("*.safetensors")):
+            raise UserError(f"--model {name}: no *.safetensors weights there, and .bin or .pt files are not loaded; convert them")
+        return name
+    if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"--model {name}: no such model folder; give a folder, a name on the hub, or mini")
+    return name
+
+
+def _cannot_load(name: str, wrong: Exception) -> str:
+    first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
+    try:
+        AutoConfig.from_pretrained(_source(name))
+    except (OSError, ValueError, KeyError):
+        return f"--model {name}: neither a folder here nor a model that could be loaded from the hub ({first})"
+    return f"--model {name}: it cannot be loaded as a causal language model ({first})"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: no such device; use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: this machine has no usable CUDA GPU; use --device cpu")
+    return device

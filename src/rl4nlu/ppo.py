@@ -1,0 +1,201 @@
+"""Proximal policy optimisation: each generated token is an action; the reward compares the answer with the gold one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import data, optim
+from .advantages import gae, whiten
+from .card import write_card
+from .config import PpoSettings
+from .evaluate import Question, encode, measure
+from .forward import Scores, score
+from .losses import ppo_loss
+from .models import Policy, load_policy
+from .rewards import REWARDS, KLController, token_rewards
+from .rollout import Answer, sample, uniforms
+from .run import Meter, Run
+from .seeding import generator
+from .tasks import find
+from .tokens import Encoded, batch_order, micro_batches
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The answers sampled in one step, N = prompts x answers of them in the order of the prompts; A answer tokens."""
+
+    rows: list[tuple[Sequence[int], Sequence[Sequence[int]]]]
+    """(prompt, its sampled answers), in tokens."""
+    mask_NA: Tensor
+    logp_NA: Tensor
+    ref_logp_NA: Tensor
+    value_NA: Tensor
+    score_N: Tensor
+    """The reward of each answer."""
+    stats: dict[str, float]
+
+
+def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
+    """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
+    task = find(settings.task or "")
+    teacher = data.training_task(task)
+    train_rows = data.load(teacher, "train", settings.data, settings.limit)
+    split = settings.split or task.eval_split
+    dev_rows = data.load(task, split, settings.data, settings.eval_limit)
+    init = settings.init
+    policy = load_policy(
+        settings.model or "", settings.device, settings.dtype, settings.lora, init, reference=init is not None, seed=settings.seed
+    )
+    policy.add_value_head()
+    if init is not None:
+        policy.load_value_head(init)
+    run = Run.create(settings.out, "ppo", settings)
+    steps = train(policy, encode(policy, teacher, settings, train_rows), settings, run)
+    policy.save(run.path)
+    dev = encode(policy, task, settings, dev_rows)
+    result = measure(policy, dev, settings, "ppo", run=run, estimator="gae", train_rows=len(train_rows), steps=steps)
+    run.write_results([result])
+    write_card(run, settings, [result])
+    return run, [result]
+
+
+def train(policy: Policy, question: Question, settings: PpoSettings, run: Run) -> int:
+    """The training loop. Returns the number of steps, each a rollout and its inner epochs."""
+    policy.model.eval()  # no dropout, so that the first ratio is one
+    steps = optim.steps_of(settings, len(question.rows))
+    base = optim.base_rate(settings, policy)
+    optimizer = optim.make_optimizer(settings, policy.trainable())
+    controller = KLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+    with Meter(f"ppo {question.task.name}", steps) as meter:
+        for step in range(steps):
+            start = time.perf_counter()
+            chosen = [question.rows[i] for i in batch_order(len(question.rows), settings.batch_size, settings.seed, step)]
+            rollout = roll_out(policy, question, chosen, settings, step)
+            rate = optim.rate_at(settings, base, step, steps)
+            stats = update(policy, optimizer, rollout, settings, controller.coef, rate, step)
+            controller.update(rollout.stats["kl"], len(rollout.score_N))
+            speed = len(chosen) / (time.perf_counter() - start)
+            record = {"step": step + 1, **stats, **rollout.stats, "kl_coef": controller.coef, "learning_rate": rate}
+            run.log({**record, "examples_per_second": speed})
+            shown = {name: record[name] for name in ("reward", "accuracy", "kl", "unparsable")}
+            meter.advance(1, **shown, examples_per_second=speed)
+    return steps
+
+
+@torch.no_grad()
+def roll_out(policy: Policy, question: Question, chosen: list[Encoded], settings: PpoSettings, step: int) -> Rollout:
+    """Sample answers, reward them, and score them under policy and reference in the same form of the forward pass."""
+    longest = settings.answer_tokens or question.encoder.longest_answer + 4
+    uniform = uniforms(len(chosen), settings.answers, longest, settings.seed, "rollout", step)
+    prompts = [row.ids for row in chosen]
+    answers = sample(policy, prompts, question.prompter.finished, longest, settings.max_tokens, uniform)
+    rows = [(ids, [answer.tokens for answer in found]) for ids, found in zip(prompts, answers, strict=True)]
+    flat = [answer for found in answers for answer in found]
+    mask_NA = _mask(flat)
+    scores = _score_all(policy, rows, mask_NA, settings.max_tokens, with_value=True)
+    with policy.as_reference():
+        reference = _score_all(policy, rows, mask_NA, settings.max_tokens, with_value=False)
+    assert scores.value_BKA is not None
+    logp_NA, ref_logp_NA, value_NA = scores.logp_BKA[:, 0], reference.logp_BKA[:, 0], scores.value_BKA[:, 0]
+    reward, task = REWARDS[settings.reward], question.task
+    examples = [row.prompt.example for row in chosen for _ in range(settings.answers)]
+    parsed = [question.prompter.parse(answer.text) for answer in flat]
+    score_N = torch.tensor([reward(task, p, e) for p, e in zip(parsed, examples, strict=True)], device=logp_NA.device)
+    stats = {
+        "reward": float(score_N.mean()),
+        "accuracy": sum(task.judge(p, e) for p, e in zip(parsed, examples, strict=True)) / len(flat),
+        "unparsable": sum(p is None for p in parsed) / len(flat),
+        "kl": float((logp_NA - ref_logp_NA).sum(1).mean()),  # nats an answer, the k1 estimator
+        "answer_tokens": float(mask_NA.sum(1).float().mean()),
+        "most_common": Counter(parsed).most_common(1)[0][1] / len(flat),
+    }
+    return Rollout(rows, mask_NA.to(logp_NA.device), logp_NA, ref_logp_NA, value_NA, score_N, stats)
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    settings: PpoSettings,
+    kl_coef: float,
+    rate: float,
+    step: int,
+) -> dict[str, float]:
+    """The inner epochs over one rollout. Returns the means of the losses' parts, and the first minibatch's ratio."""
+    reward_NA = token_rewards(rollout.score_N, rollout.logp_NA, rollout.ref_logp_NA, rollout.mask_NA, kl_coef)
+    raw_NA, return_NA = gae(reward_NA, rollout.value_NA, rollout.mask_NA, settings.gamma, settings.lam)
+    advantage_NA = whiten(raw_NA, rollout.mask_NA)
+    weights = policy.trainable()
+    prompts, K = len(rollout.rows), settings.answers
+    size = min(settings.minibatch or prompts, prompts)
+    sums: Counter[str] = Counter()
+    updates = 0
+    first_ratio = 1.0
+    for epoch in range(settings.inner_epochs):
+        order = generator(settings.seed, f"minibatch/{epoch}", step).permutation(prompts)
+        for start in range(0, prompts, size):
+            part = order[start : start + size].tolist()
+            index_nK = torch.tensor([[p * K + k for k in range(K)] for p in part], device=raw_NA.device)
+            count = int(rollout.mask_NA[index_nK].sum())
+            totals: Counter[str] = Counter()
+            for batch in micro_batches([rollout.rows[p] for p in part], settings.max_tokens, policy.pad, policy.device):
+                scores = score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
+                assert scores.entropy_BKA is not None
+                assert scores.value_BKA is not None
+                at = index_nK[list(batch.rows)].flatten()
+                A = batch.answer_BKA.shape[2]
+                loss = ppo_loss(
+                    scores.logp_BKA.flatten(0, 1),
+                    rollout.logp_NA[at, :A],
+                    advantage_NA[at, :A],
+                    scores.value_BKA.flatten(0, 1),
+                    rollout.value_NA[at, :A],
+                    return_NA[at, :A],
+                    scores.entropy_BKA.flatten(0, 1),
+                    rollout.mask_NA[at, :A],
+                    count,
+                    settings.clip,
+                    settings.value_clip,
+                    settings.value_coef,
+                    settings.entropy_coef,
+                )
+                loss.total.backward()
+                totals.update(loss.parts)
+            totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
+            if updates == 0:
+                first_ratio = totals["ratio"]
+            sums.update(totals)
+            updates += 1
+    stats = {name: value / updates for name, value in sums.items()}
+    mask = rollout.mask_NA
+    spread = float(return_NA[mask].var(correction=0))
+    residual = float((return_NA - rollout.value_NA)[mask].var(correction=0))
+    return {**stats, "first_ratio": first_ratio, "explained_variance": 1 - residual / spread if spread > 1e-8 else 0.0}
+
+
+def _score_all(policy: Policy, rows: Sequence, mask_NA: Tensor, max_tokens: int, with_value: bool) -> Scores:
+    """Scores of every answer, in the order of the rows: (N, 1, A)."""
+    N, A = mask_NA.shape
+    K = N // len(rows)
+    logp_NA = torch.zeros((N, A), device=policy.device)
+    value_NA = torch.zeros((N, A), device=policy.device)
+    head = policy.value_head if with_value else None
+    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device):
+        scores = score(policy.model, batch, policy.shared, value_head=head)
+        at = torch.tensor([row * K + k for row in batch.rows for k in range(K)], device=policy.device)
+        logp_NA[at, : scores.logp_BKA.shape[2]] = scores.logp_BKA.flatten(0, 1)
+        if scores.value_BKA is not None:
+            value_NA[at, : scores.value_BKA.shape[2]] = scores.value_BKA.flatten(0, 1)
+    return Scores(logp_NA[:, None], None, value_NA[:, None])
+
+
+def _mask(answers: Sequence[Answer]) -> Tensor:
+    length_N = torch.tensor([len(answer.tokens) for answer in answers])
+    return torch.arange(int(length_N.max())) < length_N[:, None]

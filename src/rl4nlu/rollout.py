@@ -1,0 +1,176 @@
+"""Sample answers from the policy: one token at a time on the shared context, K answers a prompt side by side.
+
+A token is drawn by inverting the distribution at a uniform number that belongs to its (row, answer, position) alone,
+so what is sampled does not depend on how rows are put into batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .forward import Context, States, extend, fits_window, read, read_whole, whole_prompts
+from .models import Policy
+from .seeding import generator
+from .tokens import Batch, micro_batches, pad_right
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer."""
+
+    tokens: tuple[int, ...]
+    """Up to and including the token that ended it."""
+    logp: tuple[float, ...]
+    """Log-probability of each token when it was drawn."""
+    text: str
+    ended: bool
+    """Whether it came to an end of its own; False: it ran out of tokens."""
+
+
+def uniforms(count: int, answers: int, tokens: int, seed: int, purpose: str, step: int) -> Tensor:
+    """Uniform numbers in [0, 1), one for each token to be drawn: (count, answers, tokens)."""
+    return torch.from_numpy(generator(seed, purpose, step).random((count, answers, tokens)))
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    finished: Callable[[str], bool],
+    max_new_tokens: int,
+    max_tokens: int,
+    uniform_BKA: Tensor | None = None,
+) -> list[list[Answer]]:
+    """K answers to each prompt, sampled at temperature 1, or the greedy one.
+
+    Args:
+        policy: the model; no dropout while it samples.
+        prompts: token ids.
+        finished: whether a text is a complete answer.
+        max_new_tokens: where an answer that does not end is cut.
+        max_tokens: bound of the tokens in a micro-batch.
+        uniform_BKA: one number in [0, 1) for each prompt, answer and token; None: one greedy answer.
+    """
+    policy.model.eval()
+    K = 1 if uniform_BKA is None else uniform_BKA.shape[1]
+    rows = [(prompt, [[policy.pad] * max_new_tokens] * K) for prompt in prompts]  # room for the answers
+    answers: list[list[Answer]] = [[] for _ in prompts]
+    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device):
+        uniform = None if uniform_BKA is None else uniform_BKA[list(batch.rows)]
+        for row, found in zip(batch.rows, _sample_batch(policy, batch, K, finished, max_new_tokens, uniform), strict=True):
+            answers[row] = found
+    return answers
+
+
+class _Reader(Protocol):
+    """Reads one more token of some of the rows' answers."""
+
+    def first(self) -> Tensor: ...
+
+    def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor: ...
+
+
+def _sample_batch(policy: Policy, batch: Batch, K: int, finished, max_new_tokens: int, uniform_BKA) -> list[list[Answer]]:
+    B = len(batch.rows)
+    reader: _Reader
+    if policy.shared and fits_window(policy.model, batch):
+        reader = _SharedReader(policy, batch)
+    else:
+        reader = _PlainReader(policy, batch)
+    alive_BK = torch.ones((B, K), dtype=torch.bool)
+    ended_BK = torch.zeros((B, K), dtype=torch.bool)
+    tokens: list[list[list[int]]] = [[[] for _ in range(K)] for _ in range(B)]
+    logps: list[list[list[float]]] = [[[] for _ in range(K)] for _ in range(B)]
+    ends = policy.end_tokens
+    logits_MV = reader.first().repeat_interleave(K, 0)
+    for t in range(max_new_tokens):
+        uniform_M = None if uniform_BKA is None else uniform_BKA[:, :, t][alive_BK]
+        token_M, logp_M = draw(logits_MV, uniform_M)
+        tokens_BK = torch.full((B, K), policy.pad, dtype=torch.long)
+        tokens_BK[alive_BK] = token_M.cpu()
+        for (b, k), logp in zip(alive_BK.nonzero().tolist(), logp_M.tolist(), strict=True):
+            tokens[b][k].append(int(tokens_BK[b, k]))
+            logps[b][k].append(logp)
+            if tokens[b][k][-1] in ends or finished(_text(policy, tokens[b][k])):
+                alive_BK[b, k], ended_BK[b, k] = False, True
+        if not alive_BK.any() or t + 1 == max_new_tokens:
+            break
+        logits_MV = reader.more(tokens_BK, alive_BK)
+    return [
+        [Answer(tuple(tokens[b][k]), tuple(logps[b][k]), _text(policy, tokens[b][k]), bool(ended_BK[b, k])) for k in range(K)]
+        for b in range(B)
+    ]
+
+
+def draw(logits_MV: Tensor, uniform_M: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A token for each row of logits, and its log-probability: the most likely one, or the one at `uniform_M`."""
+    logp_MV = logits_MV.float().log_softmax(-1)
+    if uniform_M is None:
+        token_M = logp_MV.argmax(-1)
+    else:
+        mass_MV = logp_MV.double().exp().cumsum(-1)
+        at_M = uniform_M.to(mass_MV.device) * mass_MV[:, -1]  # rounding may leave the total beside 1
+        token_M = torch.searchsorted(mass_MV, at_M[:, None], right=True)[:, 0].clamp(max=logp_MV.shape[1] - 1)
+    return token_M, logp_MV.gather(1, token_M[:, None])[:, 0]
+
+
+def _text(policy: Policy, tokens: list[int]) -> str:
+    return policy.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+class _SharedReader:
+    """Goes on from the shared context; answers of a prompt are branches of one row."""
+
+    def __init__(self, policy: Policy, batch: Batch) -> None:
+        self.model = policy.model
+        self.context: Context
+        self.states: States
+        self.context, self.states = read(self.model, batch)
+        self.next_B = batch.prompt_mask_BT.sum(1) + len(batch.prefix_P)
+        self.rows = torch.arange(len(batch.rows))
+
+    def first(self) -> Tensor:
+        return self.states.logits_MV
+
+    def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor:
+        live = alive_BK[self.rows].any(1)
+        if int(live.sum()) <= len(self.rows) // 2:  # copying the cache pays once half the rows are done
+            self.context.keep(live.nonzero()[:, 0].to(self.next_B.device))
+            self.next_B, self.rows = self.next_B[live.to(self.next_B.device)], self.rows[live]
+        device, K = self.next_B.device, tokens_BK.shape[1]
+        alive = alive_BK[self.rows].to(device)
+        branch_BK = torch.where(alive, torch.arange(1, K + 1, device=device), -1)
+        position_BK = self.next_B[:, None].expand(-1, K)
+        self.next_B = self.next_B + 1
+        return extend(self.model, self.context, tokens_BK[self.rows].to(device), branch_BK, position_BK, alive).logits_MV
+
+
+class _PlainReader:
+    """Runs the whole sequences again for every token: exact for models without a usable cache."""
+
+    def __init__(self, policy: Policy, batch: Batch) -> None:
+        self.policy = policy
+        self.prompts = whole_prompts(batch)
+        self.grown: list[list[list[int]]] | None = None
+
+    def first(self) -> Tensor:
+        return self._last_logits(self.prompts)
+
+    def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor:
+        if self.grown is None:
+            self.grown = [[list(prompt) for _ in range(tokens_BK.shape[1])] for prompt in self.prompts]
+        live = alive_BK.nonzero().tolist()
+        for b, k in live:
+            self.grown[b][k].append(int(tokens_BK[b, k]))
+        return self._last_logits([self.grown[b][k] for b, k in live])
+
+    def _last_logits(self, rows: list[list[int]]) -> Tensor:
+        ids, mask = pad_right(rows, self.policy.pad)
+        ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
+        last = torch.arange(ids.shape[1], device=ids.device) == mask.sum(1, keepdim=True) - 1
+        return read_whole(self.policy.model, ids, mask, last).logits_MV

@@ -1,0 +1,68 @@
+"""Supervised fine-tuning: LoRA on the gold answers, loss on answer tokens only."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from . import data, optim
+from .card import write_card
+from .config import SftSettings
+from .evaluate import Question, encode, measure
+from .forward import score
+from .losses import sft_loss
+from .models import Policy, load_policy
+from .run import Meter, Run
+from .seeding import derive
+from .tasks import find
+from .tokens import batch_order, micro_batches
+
+
+def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
+    """The `sft` command: train, save the adapter, evaluate on the dev split."""
+    task = find(settings.task or "")
+    teacher = data.training_task(task)
+    train_rows = data.load(teacher, "train", settings.data, settings.limit)
+    split = settings.split or task.eval_split
+    dev_rows = data.load(task, split, settings.data, settings.eval_limit)
+    policy = load_policy(settings.model or "", settings.device, settings.dtype, settings.lora, settings.init, seed=settings.seed)
+    run = Run.create(settings.out, "sft", settings)
+    steps = train(policy, encode(policy, teacher, settings, train_rows, shots=False), settings, run)
+    policy.save(run.path)
+    dev = encode(policy, task, settings, dev_rows)
+    result = measure(policy, dev, settings, "sft", run=run, train_rows=len(train_rows), steps=steps)
+    run.write_results([result])
+    write_card(run, settings, [result])
+    return run, [result]
+
+
+def train(policy: Policy, question: Question, settings: SftSettings, run: Run) -> int:
+    """The training loop. Returns the number of steps."""
+    rows = question.rows
+    steps = optim.steps_of(settings, len(rows))
+    base = optim.base_rate(settings, policy)
+    weights = policy.trainable()
+    optimizer = optim.make_optimizer(settings, weights)
+    with Meter(f"sft {question.task.name}", steps) as meter:
+        for step in range(steps):
+            start = time.perf_counter()
+            chosen = [rows[i] for i in batch_order(len(rows), settings.batch_size, settings.seed, step)]
+            pairs = [(row.ids, [row.answers[row.prompt.gold]]) for row in chosen if row.prompt.gold is not None]
+            count = sum(len(answer) for _, (answer,) in pairs)
+            policy.model.train()  # LoRA's dropout, a function of (seed, step)
+            torch.manual_seed(derive(settings.seed, "dropout", step))
+            loss = 0.0
+            for batch in micro_batches(pairs, settings.max_tokens, policy.pad, policy.device):
+                scores = score(policy.model, batch, policy.shared)
+                part = sft_loss(scores.logp_BKA[:, 0], batch.answer_mask_BKA[:, 0], count)
+                part.total.backward()
+                loss += part.parts["loss"]
+            rate = optim.rate_at(settings, base, step, steps)
+            norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
+            speed = len(chosen) / (time.perf_counter() - start)
+            run.log({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate, "examples_per_second": speed})
+            meter.advance(1, loss=loss, examples_per_second=speed)
+    policy.model.eval()
+    return steps
