@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, see cli.main
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,7 +27,7 @@ class LoraSettings(Frozen):
     """Rank."""
     alpha: float = Field(32, gt=0)
     """Scale: alpha / sqrt(r) where rank-stabilised, else alpha / r."""
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in front of LoRA (SFT only; PPO trains without)."""
     rslora: bool = True
     """Rank-stabilised scaling."""
@@ -143,10 +144,45 @@ class PpoSettings(TrainSettings):
     """Answers over which the penalty adapts."""
 
 
+class PredictSettings(Frozen):
+    input: Path | None = None
+    """Rows: .jsonl or .tsv with the task's fields by name."""
+    output: Path | None = None
+    """File to write, one JSON object a row."""
+    decode: Literal["score", "greedy", "sample"] = "score"
+    """Score the label words, or generate and parse."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the base weights; auto: bfloat16 on a GPU, else float32."""
+    max_tokens: int = Field(4096, ge=16)
+    """Tokens in a micro-batch: memory, never the result."""
+    seed: int = Field(0, ge=0)
+    """Of sampled answers."""
+
+
+class ReportSettings(Frozen):
+    out: Path = Path("report.html")
+    """The page to write."""
+
+
+class DemoSettings(Frozen):
+    out: Path | None = None
+    """Run folder to make (default: runs/demo-N)."""
+    seed: int = Field(0, ge=0)
+    """All randomness is derived from it."""
+
+
 PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
     SftSettings: {
         "paper": dict(
-            template="verdict", epochs=1, batch_size=24, learning_rate=9e-6, schedule="constant", warmup=0.0
+            template="verdict",
+            epochs=1,
+            batch_size=24,
+            learning_rate=9e-6,
+            schedule="constant",
+            warmup=0.0,
+            lora={"dropout": 0.05},
         ),
     },
     PpoSettings: {
@@ -166,7 +202,7 @@ PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
 }
 """Preset -> settings that differ from the defaults (arXiv 2410.11020 and its released code)."""
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Frozen)
 
 
 def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
@@ -184,7 +220,7 @@ def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
     presets = {"default": {}, **PRESETS.get(kind, {})}
     if preset not in presets:
         raise UserError(f"preset: no such preset {preset!r}{did_you_mean(str(preset), presets)}; choose {' or '.join(presets)}")
-    base = validate(kind, {**presets[preset], **values})
+    base = validate(kind, _merge(presets[preset], values))
     return _flags_over(kind, base, rest, prog, description)
 
 
@@ -222,6 +258,24 @@ def save(settings: Settings, path: Path) -> None:
     path.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
+def command_line(command: str, settings: Frozen) -> str:
+    """The command that gives these settings: every flag that differs from its default."""
+    return shlex.join(["rl4nlu", command, *_changed(settings, type(settings)(), "--")])
+
+
+def _changed(settings: BaseModel, default: BaseModel, prefix: str) -> list[str]:
+    words: list[str] = []
+    for name in type(settings).model_fields:
+        value, usual = getattr(settings, name), getattr(default, name)
+        flag = prefix + name.replace("_", "-")
+        if isinstance(value, BaseModel):
+            words += _changed(value, usual, f"{flag}.")
+        elif value != usual:
+            negated = prefix + "no-" + name.replace("_", "-")
+            words += [flag if value else negated] if isinstance(value, bool) else [flag, str(value)]
+    return words
+
+
 def names(kind: type[BaseModel], prefix: str = "") -> list[str]:
     """All setting names, nested ones with a dot."""
     found: list[str] = []
@@ -230,6 +284,16 @@ def names(kind: type[BaseModel], prefix: str = "") -> list[str]:
         nested = isinstance(inner, type) and issubclass(inner, BaseModel)
         found += names(inner, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
     return found
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, group by group."""
+    both = {name: _merge(under[name], value) for name, value in over.items() if _are_dicts(under.get(name), value)}
+    return {**under, **over, **both}
+
+
+def _are_dicts(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _explain(kind: type[BaseModel], error: Any) -> str:
@@ -252,7 +316,7 @@ def _flags_over(kind: type[S], base: S, args: list[str], prog: str, description:
     known = {name for flat in names(kind) for name in (flat, flat.replace("_", "-"))}
     for arg in args:
         name = arg[2:].split("=")[0]
-        if arg.startswith("--") and name not in known and name.removeprefix("no-") not in known and name != "help":
+        if arg.startswith("--") and name not in known and not _negates(name, known) and name != "help":
             hint = did_you_mean(name, sorted(known - {n for n in known if "_" in n}))
             raise UserError(f"--{name}: no such flag{hint}; see: {prog} --help")
     said = io.StringIO()
@@ -271,10 +335,15 @@ def _flags_over(kind: type[S], base: S, args: list[str], prog: str, description:
             os.environ["COLUMNS"] = width
 
 
+def _negates(name: str, known: set[str]) -> bool:
+    group, _, last = name.rpartition(".")
+    return last.startswith("no-") and ".".join(filter(None, (group, last[3:]))) in known
+
+
 def _condense(box: str) -> str:
     """The parser's framed, many-line message as one line: its first paragraph, without frame and jargon."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    lines = [line for line in lines if line][1:]  # the first line is the frame's title
+    lines = [re.sub(r"^[│╭╰|+]+|[│╮╯|+]+$", "", line).strip() for line in box.splitlines()]
+    lines = [line for line in lines if line.strip("─- ")][1:]  # the first line is the frame's title
     text = " ".join(line for line in lines if "For full helptext" not in line)
     text = text.split("Argument helptext:")[0].split("Got errors:")[0]
     pydantic = re.search(r"validation error[s]? for \w+ (\S+) (.*?) \[type=\w+, input_value=(.*?), input_type", text)

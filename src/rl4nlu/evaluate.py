@@ -19,9 +19,9 @@ from .metrics import Outcome, compute
 from .models import MINI, Policy, adapter_folder, base_of, load_policy
 from .prompts import Prompter, chat_wrapper, choose_shots
 from .rollout import sample, uniforms
-from .run import Meter, Run, read_config
+from .run import Meter, Run, check_free, read_config
 from .tasks import Example, Task, find_all
-from .tokens import Encoded, Encoder, micro_batches
+from .tokens import Encoded, EncodedRows, Encoder, micro_batches
 
 CHUNK = 512
 """Rows that are put in order of length and worked on before their predictions are written."""
@@ -53,26 +53,19 @@ class Question:
 
     task: Task
     prompter: Prompter
-    encoder: Encoder
-    rows: list[Encoded]
+    rows: EncodedRows
 
 
-def prepare(policy: Policy, task: Task, settings: Settings, split: str, limit: int | None, shots: bool = True) -> Question:
-    """Load a split and encode it for the model."""
-    examples = data.load(task, split, settings.data, limit)
-    return encode(policy, task, settings, examples, shots)
-
-
-def encode(policy: Policy, task: Task, settings: Settings, examples: Sequence[Example], shots: bool = True) -> Question:
+def encode(policy: Policy, task: Task, settings: Settings, examples: Sequence[Example]) -> Question:
     """Write and encode the prompts of these examples, with the settings' few-shot examples."""
     chosen: tuple[Example, ...] = ()
-    if settings.shots and shots:
+    if settings.shots:
         teacher = data.training_task(task)
         chosen = choose_shots(task, data.load(teacher, "train", settings.data), settings.shots, settings.seed)
     chat = chat_wrapper(policy.tokenizer) if settings.chat else None
     prompter = Prompter(task, settings.template, chosen, chat)
     encoder = Encoder(policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length))
-    return Question(task, prompter, encoder, [encoder.encode(example) for example in examples])
+    return Question(task, prompter, EncodedRows(encoder, examples))
 
 
 @torch.no_grad()
@@ -86,7 +79,7 @@ def ask(
 ) -> Iterator[Prediction]:
     """The model's answer to every row, chunk by chunk in the order of the rows."""
     policy.model.eval()
-    longest = answer_tokens or question.encoder.longest_answer + 4
+    longest = answer_tokens or question.rows.encoder.longest_answer + 4
     for start in range(0, len(question.rows), CHUNK):
         chunk = question.rows[start : start + CHUNK]
         if decode == "score":
@@ -158,13 +151,14 @@ def measure(
         "metrics": values,
         "stderr": errors,
         "unparsable": unparsable,
-        "cut_rows": question.encoder.cut_rows,
+        "cut_rows": question.rows.cut,
         "seconds": round(time.perf_counter() - start, 2),
     }
 
 
 def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `evaluate` command: zero-shot or few-shot, or a trained adapter, on one task or several."""
+    check_free(settings.out)
     trained: TrainSettings | None = None
     if settings.adapter is not None:
         trained, settings = follow(settings.adapter, settings)
@@ -178,13 +172,13 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
         raise UserError(f"none of these tasks has rows in {settings.data}")
     loaded = {task.name: data.load(task, settings.split or task.eval_split, settings.data, settings.limit) for task in tasks}
     policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
-    run = Run.create(settings.out, "evaluate", settings)
+    questions = [encode(policy, task, settings, loaded[task.name]) for task in tasks]
+    run = Run.create("evaluate", settings)
     method = ("few-shot" if settings.shots else "zero-shot") if trained is None else trained_method(settings.adapter)
     results: list[dict[str, Any]] = []
-    for task in tasks:
-        question = encode(policy, task, settings, loaded[task.name])
-        if question.encoder.cut_rows:
-            print(f"{task.name}: {question.encoder.cut_rows} of {len(question.rows)} prompts were too long and were cut")
+    for question in questions:
+        if question.rows.cut:
+            print(f"{question.task.name}: {question.rows.cut} of {len(question.rows)} prompts were too long and were cut")
         results.append(measure(policy, question, settings, method, settings.decode, settings.answer_tokens, run))
         run.write_results(results)
     return run, results

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -141,18 +143,29 @@ def load_policy(
     if not shared:
         print(f"note: {type(model).__name__} cannot share a prompt prefix exactly; whole sequences are run, which is slower")
     torch.manual_seed(seed)
+    with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        model = _with_adapters(model, name, lora, adapter, reference)
+    return Policy(name, model.eval(), tokenizer, shared)
+
+
+def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Path | None, reference: bool) -> Any:
     if adapter is not None:
         folder = adapter_folder(adapter)
-        model = PeftModel.from_pretrained(model, folder, is_trainable=lora is not None)
-        if reference:
-            model.load_adapter(folder, adapter_name=REFERENCE, is_trainable=False)
-            model.set_adapter("default")
+        try:
+            model = PeftModel.from_pretrained(model, folder, is_trainable=lora is not None)
+            if reference:
+                model.load_adapter(folder, adapter_name=REFERENCE, is_trainable=False)
+                model.set_adapter("default")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as wrong:
+            reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
+            raise UserError(f"{folder}: this adapter cannot be loaded onto {name} ({reason})") from None
     elif lora is not None:
         try:
             model = get_peft_model(model, lora_config(lora))
         except ValueError as wrong:
             raise UserError(f"lora.target {lora.target!r} does not fit {name}: {str(wrong).splitlines()[0]}") from None
-    return Policy(name, model.eval(), tokenizer, shared)
+    return model
 
 
 def lora_config(lora: LoraSettings) -> LoraConfig:

@@ -17,13 +17,13 @@ def steps_of(settings: TrainSettings, rows: int) -> int:
     return settings.max_steps or max(1, math.ceil(settings.epochs * rows / settings.batch_size))
 
 
-def base_rate(settings: TrainSettings, policy: Policy) -> float:
-    """The peak learning rate: as set, or 1e-3 at width 256 falling with the root of the width (2.5e-4 at 4,096).
+def base_rate(settings: TrainSettings, policy: Policy, at_width_256: float) -> float:
+    """The peak learning rate: as set, or `at_width_256` falling with the root of the model's width (a quarter at 4,096).
 
     The scale is a rule of thumb between the rates that worked on the bundled model and those usual for LoRA at 7B.
     """
     width = policy.model.get_output_embeddings().weight.shape[1]
-    return settings.learning_rate or 1e-3 * math.sqrt(256 / width)
+    return settings.learning_rate or at_width_256 * math.sqrt(256 / width)
 
 
 def rate_at(settings: TrainSettings, base: float, step: int, steps: int) -> float:

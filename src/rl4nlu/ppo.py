@@ -21,10 +21,13 @@ from .losses import ppo_loss
 from .models import Policy, load_policy
 from .rewards import REWARDS, KLController, token_rewards
 from .rollout import Answer, sample, uniforms
-from .run import Meter, Run
+from .run import Meter, Run, check_free
 from .seeding import generator
 from .tasks import find
 from .tokens import Encoded, batch_order, micro_batches
+
+LEARNING_RATE = 3e-4
+"""At width 256; see optim.base_rate."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Rollout:
 
 def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
+    check_free(settings.out)
     task = find(settings.task or "")
     teacher = data.training_task(task)
     train_rows = data.load(teacher, "train", settings.data, settings.limit)
@@ -56,10 +60,11 @@ def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     policy.add_value_head()
     if init is not None:
         policy.load_value_head(init)
-    run = Run.create(settings.out, "ppo", settings)
-    steps = train(policy, encode(policy, teacher, settings, train_rows), settings, run)
-    policy.save(run.path)
+    question = encode(policy, teacher, settings, train_rows)
     dev = encode(policy, task, settings, dev_rows)
+    run = Run.create("ppo", settings)
+    steps = train(policy, question, settings, run)
+    policy.save(run.path)
     result = measure(policy, dev, settings, "ppo", run=run, estimator="gae", train_rows=len(train_rows), steps=steps)
     run.write_results([result])
     write_card(run, settings, [result])
@@ -70,7 +75,7 @@ def train(policy: Policy, question: Question, settings: PpoSettings, run: Run) -
     """The training loop. Returns the number of steps, each a rollout and its inner epochs."""
     policy.model.eval()  # no dropout, so that the first ratio is one
     steps = optim.steps_of(settings, len(question.rows))
-    base = optim.base_rate(settings, policy)
+    base = optim.base_rate(settings, policy, LEARNING_RATE)
     optimizer = optim.make_optimizer(settings, policy.trainable())
     controller = KLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
     with Meter(f"ppo {question.task.name}", steps) as meter:
@@ -92,7 +97,7 @@ def train(policy: Policy, question: Question, settings: PpoSettings, run: Run) -
 @torch.no_grad()
 def roll_out(policy: Policy, question: Question, chosen: list[Encoded], settings: PpoSettings, step: int) -> Rollout:
     """Sample answers, reward them, and score them under policy and reference in the same form of the forward pass."""
-    longest = settings.answer_tokens or question.encoder.longest_answer + 4
+    longest = settings.answer_tokens or question.rows.encoder.longest_answer + 4
     uniform = uniforms(len(chosen), settings.answers, longest, settings.seed, "rollout", step)
     prompts = [row.ids for row in chosen]
     answers = sample(policy, prompts, question.prompter.finished, longest, settings.max_tokens, uniform)

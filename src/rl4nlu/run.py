@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -31,21 +30,16 @@ class Run:
         self._predictions = path / "predictions.jsonl"
 
     @classmethod
-    def create(cls, out: Path | None, command: str, settings: config.Settings) -> Run:
+    def create(cls, command: str, settings: config.Settings) -> Run:
         """Make the run folder and write down what is being run.
 
         Raises:
             UserError: the folder is there and not empty, or cannot be made.
         """
-        path = out or _fresh(command, settings)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"--out {path} is not empty: name another folder, or remove this one first")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as wrong:
-            raise UserError(f"--out {path}: cannot make this folder ({wrong.strerror})") from None
+        task = (settings.task or "task").replace("/", "-").replace(",", "+")
+        path = claim(settings.out, f"{command}-{task}")
         config.save(settings, path / "config.yaml")
-        (path / "command.txt").write_text(f"rl4nlu {shlex.join(sys.argv[1:])}\n", encoding="utf-8")
+        (path / "command.txt").write_text(f"{config.command_line(command, settings)}\n", encoding="utf-8")
         _write_json(path / "environment.json", environment())
         return cls(path)
 
@@ -94,12 +88,35 @@ def environment() -> dict[str, str]:
     return {"python": platform.python_version(), "platform": platform.platform(), **versions}
 
 
-def _fresh(command: str, settings: config.Settings) -> Path:
-    task = (settings.task or "task").replace("/", "-").replace(",", "+")
+def claim(out: Path | None, name: str) -> Path:
+    """Make an empty folder: `out`, or the first free runs/NAME-N.
+
+    Raises:
+        UserError: `out` is not empty, or the folder cannot be made.
+    """
     n = 1
-    while (path := Path("runs") / f"{command}-{task}-{n}").exists():
+    while out is None and (Path("runs") / f"{name}-{n}").exists():
         n += 1
+    path = out or Path("runs") / f"{name}-{n}"
+    check_free(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as wrong:
+        raise UserError(f"--out {path}: cannot make this folder ({wrong.strerror})") from None
     return path
+
+
+def check_free(path: Path | None) -> None:
+    """Nothing is ever written over: a run folder must be new or empty.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if path is not None and path.exists():
+        if not path.is_dir():
+            raise UserError(f"--out {path} is a file: name a folder")
+        if any(path.iterdir()):
+            raise UserError(f"--out {path} is not empty: name another folder, or remove this one first")
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

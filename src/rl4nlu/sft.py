@@ -14,24 +14,29 @@ from .evaluate import Question, encode, measure
 from .forward import score
 from .losses import sft_loss
 from .models import Policy, load_policy
-from .run import Meter, Run
+from .run import Meter, Run, check_free
 from .seeding import derive
 from .tasks import find
 from .tokens import batch_order, micro_batches
 
+LEARNING_RATE = 1e-3
+"""At width 256; see optim.base_rate."""
+
 
 def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `sft` command: train, save the adapter, evaluate on the dev split."""
+    check_free(settings.out)
     task = find(settings.task or "")
     teacher = data.training_task(task)
     train_rows = data.load(teacher, "train", settings.data, settings.limit)
     split = settings.split or task.eval_split
     dev_rows = data.load(task, split, settings.data, settings.eval_limit)
     policy = load_policy(settings.model or "", settings.device, settings.dtype, settings.lora, settings.init, seed=settings.seed)
-    run = Run.create(settings.out, "sft", settings)
-    steps = train(policy, encode(policy, teacher, settings, train_rows, shots=False), settings, run)
-    policy.save(run.path)
+    question = encode(policy, teacher, settings, train_rows)
     dev = encode(policy, task, settings, dev_rows)
+    run = Run.create("sft", settings)
+    steps = train(policy, question, settings, run)
+    policy.save(run.path)
     result = measure(policy, dev, settings, "sft", run=run, train_rows=len(train_rows), steps=steps)
     run.write_results([result])
     write_card(run, settings, [result])
@@ -42,7 +47,7 @@ def train(policy: Policy, question: Question, settings: SftSettings, run: Run) -
     """The training loop. Returns the number of steps."""
     rows = question.rows
     steps = optim.steps_of(settings, len(rows))
-    base = optim.base_rate(settings, policy)
+    base = optim.base_rate(settings, policy, LEARNING_RATE)
     weights = policy.trainable()
     optimizer = optim.make_optimizer(settings, weights)
     with Meter(f"sft {question.task.name}", steps) as meter:

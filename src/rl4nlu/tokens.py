@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from .tasks import Example
 
 SHORTEST_PREFIX = 8
 """A shared run of fewer tokens than this is not worth a forward pass of its own."""
+FILLED, FULL_ENOUGH = 0.7, 256
+"""Rows shorter than this share of a group's longest start a group of their own, once it holds so many tokens: padding
+costs as much as reading, but a small matrix wastes the machine too."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +58,53 @@ class Encoder:
     def __init__(self, tokenizer: Any, prompter: Prompter, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.prompter = prompter
-        self.max_length = max_length
-        self.cut_rows = 0
         # a chat template writes its own beginning-of-sequence token
         self._special = prompter.chat is None
-        self._room = max(len(self._ids("x" + answer)) for answer in prompter.answers)
+        self.longest_answer = max(map(len, self._ids(["x" + answer for answer in prompter.answers])))
+        self.longest_prompt = max_length - self.longest_answer
 
     def encode(self, example: Example) -> Encoded:
         """Tokens of the prompt (cut to fit) and of every answer of the closed set."""
-        prompt = self.prompter.fitted(example, lambda text: len(self._ids(text)), self.max_length - self._room)
-        self.cut_rows += prompt.cut
-        whole = [self._ids(prompt.text + answer) for answer in self.prompter.answers]
-        start = len(common_prefix([self._ids(prompt.text), *whole]))
+        prompt = self.prompter.prompt(example)
+        if self.may_be_too_long(prompt):
+            prompt = self.prompter.fitted(example, lambda text: len(self._ids([text])[0]), self.longest_prompt)
+        alone, *whole = self._ids([prompt.text, *(prompt.text + answer for answer in self.prompter.answers)])
+        start = len(common_prefix([alone, *whole]))
         return Encoded(prompt, tuple(whole[0][:start]), tuple(tuple(ids[start:]) for ids in whole))
 
-    @property
-    def longest_answer(self) -> int:
-        """Upper bound of the tokens of a whole answer."""
-        return self._room
+    def may_be_too_long(self, prompt: Prompt) -> bool:
+        """Without tokenising: no text has more tokens than bytes, but for a few special ones."""
+        return len(prompt.text.encode()) + 8 > self.longest_prompt
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=self._special, verbose=False)["input_ids"]
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=self._special, verbose=False)["input_ids"]
+
+
+class EncodedRows(Sequence[Encoded]):
+    """The encoded prompts of some examples. Each is encoded when it is first asked for; those that may have to be cut
+    are encoded at once, so that a prompt that cannot be cut is found before the first step."""
+
+    def __init__(self, encoder: Encoder, examples: Sequence[Example]) -> None:
+        self.encoder, self.examples = encoder, examples
+        self._encoded: dict[int, Encoded] = {}
+        for i, example in enumerate(examples):
+            if encoder.may_be_too_long(encoder.prompter.prompt(example)):
+                self._encoded[i] = encoder.encode(example)
+        self.cut = sum(row.prompt.cut for row in self._encoded.values())
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index not in self._encoded:
+            self._encoded[index] = self.encoder.encode(self.examples[index])
+        return self._encoded[index]
 
 
 def common_prefix(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
@@ -113,6 +142,8 @@ def _largest_group(rows, cost, order, start: int, max_tokens: int) -> list[int]:
     group = [order[start]]
     shared = rows[order[start]][0]
     for i in order[start + 1 :]:
+        if cost[i] < FILLED * cost[order[start]] and len(group) * cost[order[start]] >= FULL_ENOUGH:
+            break
         longer = common_prefix([shared, rows[i][0]])
         if len(longer) + (len(group) + 1) * (cost[order[start]] - len(longer)) > max_tokens:
             break

@@ -1,0 +1,7 @@
+"""`python -m rl4nlu` is `rl4nlu`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

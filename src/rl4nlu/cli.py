@@ -1,0 +1,244 @@
+"""The command line: one sub-command a room. Heavy imports happen inside the command, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, did_you_mean
+
+Args = Sequence[str]
+
+
+def evaluate(args: Args) -> None:
+    """Ask a model every row of a split: zero-shot, few-shot, or with a trained adapter.
+
+    rl4nlu evaluate --task glue/rte --model mini --data DIR --shots 5
+    """
+    from .config import EvaluateSettings
+
+    settings = _settings(EvaluateSettings, args, "evaluate")
+    _need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
+    from .evaluate import evaluate as run_it
+
+    run, results = run_it(settings)
+    _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
+
+
+def sft(args: Args) -> None:
+    """Supervised fine-tuning with LoRA on the gold answers.
+
+    rl4nlu sft --task glue/sst2 --model mini --data DIR --max-steps 600 --out runs/sst2-sft
+    """
+    from .config import SftSettings
+
+    settings = _settings(SftSettings, args, "sft")
+    _need(settings, "task", "model")
+    from .sft import sft as run_it
+
+    run, results = run_it(settings)
+    again = f" --data {settings.data}" if settings.data else ""
+    _finish(run.path, results, f"rl4nlu ppo --task {settings.task} --model {settings.model}{again} --init {run.path}")
+
+
+def ppo(args: Args) -> None:
+    """PPO with LoRA: each generated token is an action, the reward compares the answer with the gold one.
+
+    rl4nlu ppo --task glue/sst2 --model mini --data DIR --init runs/sst2-sft --out runs/sst2-ppo
+    """
+    from .config import PpoSettings
+
+    settings = _settings(PpoSettings, args, "ppo")
+    _need(settings, "task", "model")
+    from .ppo import ppo as run_it
+
+    run, results = run_it(settings)
+    before = f"{settings.init} " if settings.init else ""
+    _finish(run.path, results, f"rl4nlu report {before}{run.path} --out report.html")
+
+
+def predict(args: Args) -> None:
+    """Answer new rows with a trained run.
+
+    rl4nlu predict runs/sst2-ppo --input rows.jsonl --output answers.jsonl
+    """
+    from .config import PredictSettings
+
+    run, rest = _run_folder(args, "predict")
+    settings = _settings(PredictSettings, rest, "predict")
+    for name in ("input", "output"):
+        if getattr(settings, name) is None:
+            raise UserError(f"--{name} is missing; see: rl4nlu predict --help")
+    from .predict import predict as run_it
+
+    count = run_it(run, settings)
+    print(f"{count} answers are in {settings.output}")
+
+
+def report(args: Args) -> None:
+    """One HTML page of runs side by side: table, curves, examples.
+
+    rl4nlu report runs/a runs/b --out report.html
+    """
+    from .config import ReportSettings
+
+    split = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    settings = _settings(ReportSettings, args[split:], "report")
+    if not split:
+        raise UserError("report needs at least one run folder: rl4nlu report RUN... --out report.html")
+    from .report import collect, write_page
+
+    runs = collect([Path(arg) for arg in args[:split]])
+    write_page(runs, settings.out)
+    _print_table([result for run in runs for result in run.results])
+    print(f"the report is in {settings.out}")
+
+
+def tasks(args: Args) -> None:
+    """The tasks: metrics, splits, label words.
+
+    rl4nlu tasks
+    """
+    if args:
+        if args[0] in ("-h", "--help"):
+            print(tasks.__doc__)
+            return
+        raise UserError(f"tasks takes no argument, and {args[0]!r} was given")
+    from rich.console import Console
+    from rich.table import Table
+
+    from .tasks import TASKS
+
+    table = Table("task", "metrics", "evaluated on", "labels and their words", box=None, header_style="bold")
+    for task in TASKS.values():
+        if task.numeric:
+            words = f"{task.labels[0]} to {task.labels[-1]} in steps of 0.2"
+        else:
+            words = ", ".join(f"{label}: {task.words[label]}" for label in task.labels)
+        table.add_row(task.name, ", ".join(task.metrics), task.eval_split, words)
+    _console(Console).print(table)
+
+
+def demo(args: Args) -> None:
+    """Zero-shot, few-shot, SFT and PPO on the bundled model and tasks; no network.
+
+    rl4nlu demo
+    """
+    from .config import DemoSettings
+
+    settings = _settings(DemoSettings, args, "demo")
+    from .demo import demo as run_it
+
+    run_it(settings)
+
+
+COMMANDS: dict[str, Callable[[Args], None]] = {
+    "demo": demo,
+    "tasks": tasks,
+    "evaluate": evaluate,
+    "sft": sft,
+    "ppo": ppo,
+    "predict": predict,
+    "report": report,
+}
+
+
+def main(argv: Args | None = None) -> int:
+    """Run one sub-command. Returns the exit code: 0, or 2 for input that the user can mend."""
+    # waiting threads of GNU's OpenMP burn their core for long by default; beside another job that slows both manyfold
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if args[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"rl4nlu {version('rl4nlu')}")
+        return 0
+    try:
+        if args[0] not in COMMANDS:
+            raise UserError(f"no command is called {args[0]!r}{did_you_mean(args[0], COMMANDS)}; see: rl4nlu --help")
+        COMMANDS[args[0]](args[1:])
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _help() -> str:
+    lines = ["usage: rl4nlu COMMAND [FILE.yaml] [--flags]", "", "commands:"]
+    lines += [f"  {name:<10}{_first_line(function)}" for name, function in COMMANDS.items()]
+    return "\n".join([*lines, "", "rl4nlu COMMAND --help tells all settings of a command; start with: rl4nlu demo"])
+
+
+def _first_line(function: Callable) -> str:
+    return (function.__doc__ or "").splitlines()[0]
+
+
+def _settings(kind: Any, args: Args, command: str) -> Any:
+    from . import config
+
+    first, example = [line.strip() for line in (COMMANDS[command].__doc__ or "").strip().split("\n\n")]
+    return config.parse(kind, args, f"rl4nlu {command}", f"{first}\n\nexample: {example}")
+
+
+def _need(settings: Any, *names: str | None) -> None:
+    """Complain about what is missing or misspelt before the heavy imports."""
+    from .tasks import find_all
+
+    hints = {"task": "--task glue/rte; `rl4nlu tasks` lists them", "model": "--model mini, a folder, or a name on the hub"}
+    for name in filter(None, names):
+        if not getattr(settings, name):
+            raise UserError(f"--{name} is missing, e.g. {hints[name]}")
+    if settings.task is not None:
+        find_all(settings.task)
+
+
+def _run_folder(args: Args, command: str) -> tuple[Path, Args]:
+    if args and not args[0].startswith("-"):
+        return Path(args[0]), args[1:]
+    if {"-h", "--help"} & set(args):
+        return Path("RUN"), args
+    raise UserError(f"{command} needs the folder of a finished run first: {_example(command)}")
+
+
+def _example(command: str) -> str:
+    return (COMMANDS[command].__doc__ or "").strip().split("\n\n")[1].strip()
+
+
+def _console(kind: Any) -> Any:
+    """Text is cut nowhere when it goes to a file."""
+    return kind() if sys.stdout.isatty() else kind(width=160)
+
+
+def _print_table(results: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from .report import terminal_table
+
+    _console(Console).print(terminal_table(results))
+
+
+def _finish(path: Path, results: list[dict[str, Any]], next_command: str) -> None:
+    """The last lines of every command: the scores, where everything is, what to try next."""
+    _print_table(results)
+    print(f"results and predictions are in {path}")
+    print(f"next: {next_command}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The main job on the bundle: four tasks, four methods, one table, one page; no network."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+from .config import DemoSettings, EvaluateSettings, PpoSettings, SftSettings, validate
+from .evaluate import evaluate
+from .models import MINI
+from .ppo import ppo
+from .report import collect, terminal_table, write_page
+from .run import claim
+from .sft import sft
+from .tasks import find_all
+
+SFT_STEPS, PPO_STEPS, SHOTS = 50, 20, 4
+
+
+def demo(settings: DemoSettings) -> None:
+    """Run zero-shot, few-shot, SFT and PPO on every mini task; print the table and write report.html."""
+    start = time.perf_counter()
+    out = claim(settings.out, "demo")
+    common = {"model": MINI, "seed": settings.seed}
+    print(f"A 7M-parameter Llama on four small tasks, four ways. Everything goes to {out}.")
+    print("1/3  zero-shot and few-shot")
+    evaluate(validate(EvaluateSettings, {**common, "task": "mini", "out": out / "zero-shot"}))
+    evaluate(validate(EvaluateSettings, {**common, "task": "mini", "shots": SHOTS, "out": out / "few-shot"}))
+    for i, task in enumerate(find_all("mini")):
+        name = task.name.split("/")[1]
+        print(f"2/3  {task.name}: supervised fine-tuning" if not i else f"     {task.name}: supervised fine-tuning")
+        trained, _ = sft(validate(SftSettings, {**common, "task": task.name, "max_steps": SFT_STEPS, "out": out / f"sft-{name}"}))
+        print(f"3/3  {task.name}: PPO from there" if not i else f"     {task.name}: PPO from there")
+        values = {**common, "task": task.name, "max_steps": PPO_STEPS, "init": trained.path, "out": out / f"ppo-{name}"}
+        ppo(validate(PpoSettings, values))
+    runs = collect([out])
+    write_page(runs, out / "report.html")
+    Console().print(terminal_table([result for run in runs for result in run.results]))
+    print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {out / 'report.html'}")
+    print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")
+

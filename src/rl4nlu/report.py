@@ -1,0 +1,225 @@
+"""Runs side by side: a table in the terminal, and one HTML page without network, scripts or external assets."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich import box
+from rich.table import Table
+
+from .errors import UserError
+from .run import read_results
+from .tasks import TASKS
+
+METHODS = ("zero-shot", "few-shot", "sft", "ppo", "classify")
+CURVES = ("loss", "reward", "accuracy", "kl", "entropy", "unparsable", "clipfrac")
+EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What a report shows of a run."""
+
+    path: Path
+    results: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+    command: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method's score on one task: the task's first metric, over the seeds that were run."""
+
+    value: float
+    error: float
+    """Standard error over rows, or over seeds where there are several."""
+    n: int
+    seeds: int
+    best: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"{100 * self.value:.1f} ± {100 * self.error:.1f}"
+
+
+def collect(paths: Sequence[Path]) -> list[RunView]:
+    """Read run folders; a folder that holds run folders stands for all of them.
+
+    Raises:
+        UserError: a folder holds no results.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        inner = sorted(file.parent for file in path.glob("*/results.json")) if path.is_dir() else []
+        folders += [path] if (path / "results.json").is_file() or not inner else inner
+    return [_view(folder) for folder in folders]
+
+
+def _view(folder: Path) -> RunView:
+    return RunView(
+        folder,
+        read_results(folder),
+        _lines(folder / "metrics.jsonl"),
+        _lines(folder / "predictions.jsonl"),
+        _text(folder / "command.txt"),
+        _text(folder / "config.yaml"),
+    )
+
+
+def column(result: dict[str, Any]) -> str:
+    """The method as a column's head: with its shots, template and decoding where they are not the usual ones."""
+    extras = [f"{result['shots']} shots"] if result["shots"] else []
+    extras += [result["template"]] if result.get("template", "plain") != "plain" else []
+    extras += [result["decode"]] if result["decode"] != "score" else []
+    return result["method"] + (f" ({', '.join(extras)})" if extras else "")
+
+
+def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[str, Cell]]]:
+    """Columns, and task -> column -> cell; the best cell of a row is marked."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        if result["metrics"]:
+            found[result["task"]][column(result)].append(result)
+    order = {method: i for i, method in enumerate(METHODS)}
+    heads = dict.fromkeys(head for row in found.values() for head in row)
+    columns = sorted(heads, key=lambda head: (order.get(head.split(" ")[0], len(METHODS)), head))
+    table: dict[str, dict[str, Cell]] = {}
+    for task in sorted(found, key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS)):
+        cells = {head: _cell(group) for head, group in found[task].items()}
+        top = max(cell.value for cell in cells.values())
+        table[task] = {h: Cell(c.value, c.error, c.n, c.seeds, best=c.value == top) for h, c in cells.items()}
+    return columns, table
+
+
+def _cell(results: list[dict[str, Any]]) -> Cell:
+    name = main_metric(results[0])
+    values = [result["metrics"][name] for result in results]
+    if len(values) == 1:
+        return Cell(values[0], results[0]["stderr"][name], results[0]["n"], 1)
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return Cell(statistics.mean(values), error, results[0]["n"], len(values))
+
+
+def main_metric(result: dict[str, Any]) -> str:
+    """The metric that stands for a task in a table: the first that it declares."""
+    return next(iter(result["metrics"]))
+
+
+def averages(columns: Sequence[str], table: dict[str, dict[str, Cell]]) -> dict[str, float]:
+    """Mean over the tasks of each column that has all of them."""
+    full = [head for head in columns if all(head in row for row in table.values())]
+    return {head: statistics.mean(row[head].value for row in table.values()) for head in full}
+
+
+def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Tasks x methods in percent, with standard errors; the best of a row is bold."""
+    columns, cells = grid(results)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    for head in ("task", "metric", "n"):
+        table.add_column(head, no_wrap=True, overflow="fold")
+    for head in columns:
+        table.add_column(head.replace(" (", "\n("), justify="right", no_wrap=True, overflow="fold")
+    metric = {result["task"]: main_metric(result) for result in results if result["metrics"]}
+    for task, row in cells.items():
+        texts = [f"[bold]{row[h].text}[/]" if row[h].best else row[h].text for h in columns if h in row]
+        values = iter(texts)
+        n = str(next(iter(row.values())).n)
+        table.add_row(task, metric[task], n, *[next(values) if h in row else "" for h in columns])
+    if len(cells) > 1:
+        means = averages(columns, cells)
+        table.add_section()
+        table.add_row("average", "", "", *[f"{100 * means[h]:.1f}" if h in means else "" for h in columns])
+    unparsable = sum(result["unparsable"] for result in results)
+    if unparsable:
+        table.caption = f"{unparsable} answers could not be parsed and count as wrong"
+    return table
+
+
+def write_page(runs: Sequence[RunView], out: Path) -> None:
+    """Write the HTML page.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    results = [result for run in runs for result in run.results]
+    columns, table = grid(results)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rl4nlu", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        columns=columns,
+        table=table,
+        averages=averages(columns, table) if len(table) > 1 else {},
+        metric={result["task"]: main_metric(result) for result in results if result["metrics"]},
+        results=results,
+        runs=runs,
+        curves=[(run.path.name, _curves(run)) for run in runs if run.steps],
+        examples=[(run.path.name, _examples(run)) for run in runs if run.predictions],
+    )
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as wrong:
+        raise UserError(f"--out {out}: cannot be written ({wrong.strerror})") from None
+
+
+def _curves(run: RunView) -> str:
+    """Learning curves as an inline SVG: each logged quantity faint, its running mean on top."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [name for name in CURVES if name in run.steps[0]]
+    figure, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names), 2.2), squeeze=False, layout="constrained")
+    window = max(1, len(run.steps) // 20)
+    for axis, name in zip(axes[0], names, strict=True):
+        x, y = [row["step"] for row in run.steps], [row[name] for row in run.steps]
+        smooth = [statistics.mean(y[max(0, i - window + 1) : i + 1]) for i in range(len(y))]
+        axis.plot(x, y, color="#9db4d0", linewidth=0.8)
+        axis.plot(x, smooth, color="#1f4e8c", linewidth=1.6)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    with io.StringIO() as text:
+        with matplotlib.rc_context({"svg.hashsalt": "rl4nlu"}):
+            figure.savefig(text, format="svg", metadata={"Date": None})
+        plt.close(figure)
+        svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _examples(run: RunView) -> list[dict[str, Any]]:
+    """Some rows, wrong answers first, half and half where there are both."""
+    known = [row for row in run.predictions if row["gold"] is not None]
+    wrong = [row for row in known if not _right(row)]
+    right = [row for row in known if _right(row)]
+    half = EXAMPLES // 2
+    chosen = wrong[: max(half, EXAMPLES - len(right))] + right[: max(half, EXAMPLES - len(wrong))]
+    return [{**row, "right": _right(row)} for row in chosen[:EXAMPLES]]
+
+
+def _right(row: dict[str, Any]) -> bool:
+    task = TASKS.get(row.get("task", ""))
+    if task is not None and task.numeric and row["prediction"] is not None:
+        return task.nearest(float(row["prediction"])) == task.nearest(float(row["gold"]))
+    return row["prediction"] == row["gold"]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
