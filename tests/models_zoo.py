@@ -6,14 +6,14 @@ import torch
 import transformers as tf
 
 V = 97
-_COMMON = dict(
-    vocab_size=V,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    max_position_embeddings=256,
-)
+_COMMON = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
 _GROUPED = dict(**_COMMON, num_key_value_heads=2)
 
 CONFIGS = {

@@ -356,6 +356,7 @@ def test_limit_takes_the_first_rows(tmp_path):
         (HEAD + GOOD.replace("It rains.", " "), 2, "'premise' is empty"),
         (HEAD + GOOD.replace("It is wet.", ""), 2, "'hypothesis' is empty"),
     ],
+    ids=range(15),
 )
 def test_bad_tsv_is_named_by_file_line_and_fault(content, line, says, tmp_path):
     with pytest.raises(UserError) as caught:
@@ -376,8 +377,8 @@ def test_bad_tsv_is_named_by_file_line_and_fault(content, line, says, tmp_path):
         (json.dumps(QUESTION) * 2, 1, "not a JSON object"),
         (json.dumps(QUESTION) + "\n\n" + json.dumps(QUESTION), 2, "not a JSON object"),
         (json.dumps([QUESTION], indent=1), 1, "not a JSON object"),
-        ('{"idx": ' + "1" * 5000 + "}", 1, "JSON"),
-        ("[" * 100_000, 1, "JSON"),
+        ('{"idx": ' + "1" * 5000 + "}", 1, "JSON"),  # beyond Python's limit of digits
+        ("[" * 100_000, 1, "JSON"),  # beyond its limit of recursion
         (json.dumps([QUESTION]), 1, "list"),
         ('"text"', 1, "str"),
         ("null", 1, "an object is needed"),
@@ -390,6 +391,7 @@ def test_bad_tsv_is_named_by_file_line_and_fault(content, line, says, tmp_path):
         (json.dumps({"question": "is it", "label": True}), 1, "'passage'"),
         (json.dumps({"question": "is it", "passage": "It is."}), 1, "no label"),
     ],
+    ids=range(20),
 )
 def test_bad_jsonl_is_named_by_file_line_and_fault(content, line, says, tmp_path):
     with pytest.raises(UserError) as caught:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models_zoo import CONFIGS, FALLS_BACK, V, tiny
 
+from models_zoo import CONFIGS, FALLS_BACK, V, tiny
 from rl4nlu.forward import score, shares_prefix
 from rl4nlu.tokens import micro_batches
 

@@ -338,7 +338,9 @@ def test_fitting_cuts_free_fields_only_or_says_that_it_cannot(premise, hypothesi
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("premise", ["x", "🙂", "🙂🙂🙂", "word " * 30, "w" * 100])
+@pytest.mark.parametrize(
+    "premise", ["x", "🙂", "🙂🙂🙂", "word " * 30, "w" * 100], ids=["letter", "smile", "smiles", "words", "long-word"]
+)
 def test_a_prompt_that_cannot_fit_is_an_error_at_once(premise, length):
     with pytest.raises(UserError, match=r"row r of toy/task: .* tokens longer .*--shots"):
         Prompter(TOY).fitted(toy(premise, "This question is too long by itself."), Length(*LENGTHS[length]), 3)

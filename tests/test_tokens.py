@@ -202,7 +202,9 @@ def test_long_prompts_are_cut_to_the_context(name, length, tokenizer):
         assert all(f"the {field}" in encoded.prompt.text for field in task.fields if field not in task.free)
 
 
-@pytest.mark.parametrize("text", ["It rains.", "x", "🙂", "𒀀", "w" * 300])
+@pytest.mark.parametrize(
+    "text", ["It rains.", "x", "🙂", "𒀀", "w" * 300], ids=["words", "letter", "smile", "cuneiform", "long-word"]
+)
 def test_a_prompt_that_cannot_be_cut_is_an_error_at_once(text, tokenizer):
     task = TASKS["superglue/boolq"]
     row = Example("r7", {"passage": text, "question": "is this question too long for so short a context " * 3}, None)

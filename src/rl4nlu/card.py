@@ -22,15 +22,17 @@ def write_card(run: Run, settings: TrainSettings, results: list[dict[str, Any]])
     lines = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {first['task']} by {first['method']} on {settings.model}",
-        f"A LoRA adapter for `{settings.model}`, trained with rl4nlu by {first['method']} on {first['train_rows']} rows of "
-        f"`{first['task']}` in {first['steps']} steps (template `{settings.template}`, seed {settings.seed}).",
+        f"A LoRA adapter for `{settings.model}`, trained with rl4nlu by {first['method']} on "
+        f"{first['train_rows']} rows of `{first['task']}` in {first['steps']} steps (template `{settings.template}`, seed {settings.seed}).",
         "## Results",
         "| task | split | n | metric | value | standard error |\n|---|---|---|---|---|---|",
     ]
     for result in results:
         for name, value in result["metrics"].items():
             error = result["stderr"][name]
-            lines[-1] += f"\n| {result['task']} | {result['split']} | {result['n']} | {name} | {value:.4f} | {error:.4f} |"
+            lines[-1] += (
+                f"\n| {result['task']} | {result['split']} | {result['n']} | {name} | {value:.4f} | {error:.4f} |"
+            )
     lines += [
         "## Use",
         f"```\nrl4nlu evaluate --adapter {run.path} --task {first['task']}\n"

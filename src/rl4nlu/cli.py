@@ -200,7 +200,10 @@ def _need(settings: Any, *names: str | None) -> None:
     """Complain about what is missing or misspelt before the heavy imports."""
     from .tasks import find_all
 
-    hints = {"task": "--task glue/rte; `rl4nlu tasks` lists them", "model": "--model mini, a folder, or a name on the hub"}
+    hints = {
+        "task": "--task glue/rte; `rl4nlu tasks` lists them",
+        "model": "--model mini, a folder, or a name on the hub",
+    }
     for name in filter(None, names):
         if not getattr(settings, name):
             raise UserError(f"--{name} is missing, e.g. {hints[name]}")

@@ -25,7 +25,7 @@ class Frozen(BaseModel):
 class LoraSettings(Frozen):
     r: int = Field(16, gt=0)
     """Rank."""
-    alpha: float = Field(32, gt=0)
+    alpha: int = Field(32, gt=0)
     """Scale: alpha / sqrt(r) where rank-stabilised, else alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in front of LoRA (SFT only; PPO trains without)."""
@@ -175,29 +175,29 @@ class DemoSettings(Frozen):
 
 PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
     SftSettings: {
-        "paper": dict(
-            template="verdict",
-            epochs=1,
-            batch_size=24,
-            learning_rate=9e-6,
-            schedule="constant",
-            warmup=0.0,
-            lora={"dropout": 0.05},
-        ),
+        "paper": {
+            "template": "verdict",
+            "epochs": 1,
+            "batch_size": 24,
+            "learning_rate": 9e-6,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "lora": {"dropout": 0.05},
+        },
     },
     PpoSettings: {
-        "paper": dict(
-            template="verdict",
-            epochs=3,
-            batch_size=16,
-            learning_rate=9e-6,
-            optimizer="adafactor",
-            schedule="constant",
-            warmup=0.0,
-            kl_coef=0.2,
-            kl_target=6.0,
-            answer_tokens=32,
-        ),
+        "paper": {
+            "template": "verdict",
+            "epochs": 3,
+            "batch_size": 16,
+            "learning_rate": 9e-6,
+            "optimizer": "adafactor",
+            "schedule": "constant",
+            "warmup": 0.0,
+            "kl_coef": 0.2,
+            "kl_target": 6.0,
+            "answer_tokens": 32,
+        },
     },
 }
 """Preset -> settings that differ from the defaults (arXiv 2410.11020 and its released code)."""
@@ -219,7 +219,9 @@ def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
     preset = _flag(rest, "preset") or values.get("preset", "default")
     presets = {"default": {}, **PRESETS.get(kind, {})}
     if preset not in presets:
-        raise UserError(f"preset: no such preset {preset!r}{did_you_mean(str(preset), presets)}; choose {' or '.join(presets)}")
+        raise UserError(
+            f"preset: no such preset {preset!r}{did_you_mean(str(preset), presets)}; choose {' or '.join(presets)}"
+        )
     base = validate(kind, _merge(presets[preset], values))
     return _flags_over(kind, base, rest, prog, description)
 
@@ -237,7 +239,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as wrong:
         mark = getattr(wrong, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'})") from None
+        raise UserError(
+            f"{path}{line}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'})"
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):

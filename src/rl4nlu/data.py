@@ -116,7 +116,9 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[str, Mapping[str,
         yield where, row
 
 
-def _tsv_rows(path: Path, lines: list[str], headerless: tuple[str, ...] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _tsv_rows(
+    path: Path, lines: list[str], headerless: tuple[str, ...] | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     names = headerless or tuple(lines[0].split("\t"))
     for number, line in enumerate(lines, 1):
         if number == 1 and headerless is None:
@@ -163,7 +165,7 @@ def _hub_rows(task: Task, files: Files, split: str) -> Iterable[tuple[str, Mappi
             f"{task.name} could not be loaded from the hub ({repository}): {_first_line(wrong)}; "
             "with the official files at hand give --data DIR"
         ) from None
-    return ((f"{repository}/{config}:{i}", row) for i, row in enumerate(rows))  # type: ignore[misc]
+    return ((f"{repository}/{config}:{i}", row) for i, row in enumerate(rows))
 
 
 def _first_line(error: Exception) -> str:
@@ -171,7 +173,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _example(task: Task, row: Mapping[str, Any], where: str, default_id: str) -> Example:
-    cells = {}
+    cells: dict[str, Any] = {}
     for name, columns in task.columns.items():
         column = next((column for column in columns if column in row), None)
         if column is None and name not in ("label", "id"):  # test files have no label, some files no id

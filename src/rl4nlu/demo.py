@@ -30,7 +30,9 @@ def demo(settings: DemoSettings) -> None:
     for i, task in enumerate(find_all("mini")):
         name = task.name.split("/")[1]
         print(f"2/3  {task.name}: supervised fine-tuning" if not i else f"     {task.name}: supervised fine-tuning")
-        trained, _ = sft(validate(SftSettings, {**common, "task": task.name, "max_steps": SFT_STEPS, "out": out / f"sft-{name}"}))
+        trained, _ = sft(
+            validate(SftSettings, {**common, "task": task.name, "max_steps": SFT_STEPS, "out": out / f"sft-{name}"})
+        )
         print(f"3/3  {task.name}: PPO from there" if not i else f"     {task.name}: PPO from there")
         values = {**common, "task": task.name, "max_steps": PPO_STEPS, "init": trained.path, "out": out / f"ppo-{name}"}
         ppo(validate(PpoSettings, values))
@@ -39,4 +41,3 @@ def demo(settings: DemoSettings) -> None:
     Console().print(terminal_table([result for run in runs for result in run.results]))
     print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {out / 'report.html'}")
     print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")
-

@@ -64,7 +64,9 @@ def encode(policy: Policy, task: Task, settings: Settings, examples: Sequence[Ex
         chosen = choose_shots(task, data.load(teacher, "train", settings.data), settings.shots, settings.seed)
     chat = chat_wrapper(policy.tokenizer) if settings.chat else None
     prompter = Prompter(task, settings.template, chosen, chat)
-    encoder = Encoder(policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length))
+    encoder = Encoder(
+        policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length)
+    )
     return Question(task, prompter, EncodedRows(encoder, examples))
 
 
@@ -170,7 +172,9 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     tasks = [task for task in tasks if task not in absent]
     if not tasks:
         raise UserError(f"none of these tasks has rows in {settings.data}")
-    loaded = {task.name: data.load(task, settings.split or task.eval_split, settings.data, settings.limit) for task in tasks}
+    loaded = {
+        task.name: data.load(task, settings.split or task.eval_split, settings.data, settings.limit) for task in tasks
+    }
     policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
     questions = [encode(policy, task, settings, loaded[task.name]) for task in tasks]
     run = Run.create("evaluate", settings)
@@ -178,7 +182,9 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     results: list[dict[str, Any]] = []
     for question in questions:
         if question.rows.cut:
-            print(f"{question.task.name}: {question.rows.cut} of {len(question.rows)} prompts were too long and were cut")
+            print(
+                f"{question.task.name}: {question.rows.cut} of {len(question.rows)} prompts were too long and were cut"
+            )
         results.append(measure(policy, question, settings, method, settings.decode, settings.answer_tokens, run))
         run.write_results(results)
     return run, results
@@ -196,7 +202,7 @@ def follow(adapter: Path, settings: EvaluateSettings) -> tuple[TrainSettings, Ev
     base = trained.model or base_of(adapter)
     if settings.model not in (None, base):
         raise UserError(f"--model {settings.model}: the adapter {adapter} was trained on {base}; leave --model out")
-    changes = {"model": base, "template": trained.template, "chat": trained.chat}
+    changes: dict[str, Any] = {"model": base, "template": trained.template, "chat": trained.chat}
     changes |= {"task": settings.task or trained.task, "data": settings.data or trained.data}
     return trained, settings.model_copy(update=changes)
 

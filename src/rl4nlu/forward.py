@@ -31,6 +31,8 @@ from transformers import DynamicCache
 
 from .tokens import Batch, micro_batches
 
+Model = Any
+"""A causal language model of transformers, with or without peft's adapters."""
 PADDING, PROMPT = -1, 0
 """Branch of a cache slot: padding, the prompt; answer k is branch k + 1."""
 
@@ -55,7 +57,7 @@ class States:
 
 
 def score(
-    model: nn.Module,
+    model: Model,
     batch: Batch,
     shared: bool,
     entropy: bool = False,
@@ -70,7 +72,7 @@ def score(
         entropy: also the entropy of each token's distribution.
         value_head: maps a hidden state (D) to a value (1); also the value of each token's state.
     """
-    B, K, A = batch.answer_BKA.shape
+    _B, K, _A = batch.answer_BKA.shape
     assert K >= 1, "score needs answers; read() reads prompts alone"
     if shared and fits_window(model, batch):
         states, source_BKA = _shared_states(model, batch)
@@ -90,7 +92,7 @@ def score(
     return Scores(torch.where(mask, logp, 0.0), entropy_BKA, value_BKA)
 
 
-def fits_window(model: nn.Module, batch: Batch) -> bool:
+def fits_window(model: Model, batch: Batch) -> bool:
     """Whether every token of the batch sees all before it, however short the model's sliding window."""
     window = getattr(model.config, "sliding_window", None)
     if not window or not getattr(model.config, "use_sliding_window", True):
@@ -121,8 +123,7 @@ class Context:
         assert self.branch_BS.shape[0] == 1
         self.branch_BS = self.branch_BS.expand(rows, -1)
         self.position_BS = self.position_BS.expand(rows, -1)
-        for layer in self.cache.layers:
-            layer.keys = layer.keys.expand(rows, -1, -1, -1)
+    XX            layer.keys = layer.keys.expand(rows, -1, -1, -1)
             layer.values = layer.values.expand(rows, -1, -1, -1)
 
     def keep(self, rows: Tensor) -> None:
@@ -131,7 +132,9 @@ class Context:
         self.cache.batch_select_indices(rows)
 
 
-def extend(model: nn.Module, context: Context, ids_BN: Tensor, branch_BN: Tensor, position_BN: Tensor, want_BN: Tensor) -> States:
+def extend(
+    model: Model, context: Context, ids_BN: Tensor, branch_BN: Tensor, position_BN: Tensor, want_BN: Tensor
+) -> States:
     """Read N more tokens a row and return the states at the wanted ones, in row-major order.
 
     A token sees the slots of its own branch and of the prompt that stand before it or at it; padding sees itself
@@ -159,7 +162,7 @@ def extend(model: nn.Module, context: Context, ids_BN: Tensor, branch_BN: Tensor
     return States(out.logits.flatten(0, -2), gathered[0])
 
 
-def read(model: nn.Module, batch: Batch) -> tuple[Context, States]:
+def read(model: Model, batch: Batch) -> tuple[Context, States]:
     """Read prefix and prompts, without answers: the context to go on from, and the state after each prompt (M = B)."""
     context = _read_prefix(model, batch)
     length_B = batch.prompt_mask_BT.sum(1)
@@ -168,7 +171,7 @@ def read(model: nn.Module, batch: Batch) -> tuple[Context, States]:
     return context, extend(model, context, batch.prompt_BT, branch_BT, position_BT, last_BT)
 
 
-def _read_prefix(model: nn.Module, batch: Batch) -> Context:
+def _read_prefix(model: Model, batch: Batch) -> Context:
     B, P = len(batch.rows), len(batch.prefix_P)
     if not P:
         return Context.empty(B, batch.prompt_BT.device)
@@ -186,7 +189,7 @@ def _prompt_layout(batch: Batch) -> tuple[Tensor, Tensor]:
     return branch_BT, position_T.expand_as(branch_BT)
 
 
-def _shared_states(model: nn.Module, batch: Batch) -> tuple[States, Tensor]:
+def _shared_states(model: Model, batch: Batch) -> tuple[States, Tensor]:
     """One pass over prompts and answers. An answer's last token is predicted but never read."""
     B, K, A = batch.answer_BKA.shape
     T, device = batch.prompt_BT.shape[1], batch.prompt_BT.device
@@ -196,7 +199,9 @@ def _shared_states(model: nn.Module, batch: Batch) -> tuple[States, Tensor]:
     inner_BKA = batch.answer_mask_BKA[:, :, 1:]  # token a is read if token a + 1 is wanted
     branch_K1 = torch.arange(1, K + 1, device=device)[:, None]
     branch_BKA = torch.where(inner_BKA, branch_K1, PADDING)
-    position_BKA = (len(batch.prefix_P) + length_B[:, None] + torch.arange(A - 1, device=device))[:, None].expand(B, K, A - 1)
+    position_BKA = (len(batch.prefix_P) + length_B[:, None] + torch.arange(A - 1, device=device))[:, None].expand(
+        B, K, A - 1
+    )
     want_BN = torch.cat([last_BT, inner_BKA.flatten(1)], 1)
     states = extend(
         model,
@@ -216,7 +221,7 @@ def _shared_states(model: nn.Module, batch: Batch) -> tuple[States, Tensor]:
 # -- the plain way -----------------------------------------------------------------------------------------------------
 
 
-def _plain_states(model: nn.Module, batch: Batch) -> tuple[States, Tensor]:
+def _plain_states(model: Model, batch: Batch) -> tuple[States, Tensor]:
     """One whole sequence a row and answer, padded on the right, no cache."""
     B, K, A = batch.answer_BKA.shape
     prompts = whole_prompts(batch)
@@ -241,7 +246,7 @@ def whole_prompts(batch: Batch) -> list[list[int]]:
     return [prefix + row[mask].tolist() for row, mask in zip(batch.prompt_BT, batch.prompt_mask_BT, strict=True)]
 
 
-def read_whole(model: nn.Module, ids: Tensor, mask: Tensor, want: Tensor) -> States:
+def read_whole(model: Model, ids: Tensor, mask: Tensor, want: Tensor) -> States:
     """States at the wanted positions of whole sequences, padded on the right."""
     with _gathering(model, want) as gathered:
         out = model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
@@ -249,7 +254,7 @@ def read_whole(model: nn.Module, ids: Tensor, mask: Tensor, want: Tensor) -> Sta
 
 
 @contextlib.contextmanager
-def _gathering(model: nn.Module, want_BN: Tensor) -> Iterator[list[Tensor]]:
+def _gathering(model: Model, want_BN: Tensor) -> Iterator[list[Tensor]]:
     """Let only the wanted hidden states reach the output embedding; they are handed out as (M, D)."""
     gathered: list[Tensor] = []
 
@@ -269,7 +274,7 @@ def _gathering(model: nn.Module, want_BN: Tensor) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def shares_prefix(model: nn.Module) -> bool:
+def shares_prefix(model: Model) -> bool:
     """Whether the shared way gives this model's own numbers: found by trial on ragged rows of made-up tokens."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     words = [7 + i * i % max(1, vocabulary - 8) for i in range(64)]

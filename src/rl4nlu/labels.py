@@ -48,7 +48,12 @@ def closed_set_logp(logp_BKA: Tensor, answers: Sequence[Sequence[int]]) -> Tenso
         for k, answer in enumerate(answers):
             branches: set[int] = set()
             for j, other in enumerate(answers):
-                if len(answer) > a and len(other) > a and tuple(other[:a]) == tuple(answer[:a]) and other[a] not in branches:
+                if (
+                    len(answer) > a
+                    and len(other) > a
+                    and tuple(other[:a]) == tuple(answer[:a])
+                    and other[a] not in branches
+                ):
                     branches.add(other[a])
                     stands_KK[k, j] = True
         rivals_BKK = torch.where(stands_KK.to(logp_BKA.device), logp_BKA[:, None, :, a], float("-inf"))

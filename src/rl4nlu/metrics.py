@@ -38,8 +38,8 @@ class Outcome:
 def compute(task: Task, outcomes: Sequence[Outcome]) -> tuple[dict[str, float], dict[str, float]]:
     """Value and standard error of each of the task's metrics, by name.
 
-    The standard error is the analytic one for accuracy; for the others the bootstrap's over groups (documents, questions,
-    pairs) of rows. Rows without gold label do not count; without any, both are empty.
+    The standard error is the analytic one for accuracy; for the others the bootstrap's over groups of rows (questions,
+    queries, pairs). Rows without gold label do not count; without any, both are empty.
     """
     judged = [o for o in outcomes if o.example.label is not None]
     if not judged:

@@ -133,7 +133,7 @@ def load_policy(
     source = _source(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, use_safetensors=True)
     except (OSError, ValueError, KeyError) as wrong:
         raise UserError(_cannot_load(name, wrong)) from None
     if model.get_output_embeddings() is None:
@@ -141,7 +141,7 @@ def load_policy(
     model = model.to(place).eval()
     shared = shares_prefix(model)
     if not shared:
-        print(f"note: {type(model).__name__} cannot share a prompt prefix exactly; whole sequences are run, which is slower")
+        print(f"note: {type(model).__name__} cannot share a prefix exactly; whole sequences are run, which is slower")
     torch.manual_seed(seed)
     with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -170,7 +170,9 @@ def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Pa
 
 def lora_config(lora: LoraSettings) -> LoraConfig:
     """peft's settings; `bias` stays "none", so that switching the adapter off gives the base model."""
-    target: str | list[str] = lora.target if lora.target == "all-linear" else [t.strip() for t in lora.target.split(",")]
+    target: str | list[str] = (
+        lora.target if lora.target == "all-linear" else [t.strip() for t in lora.target.split(",")]
+    )
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -195,7 +197,9 @@ def adapter_folder(run: Path) -> Path:
             return folder
     if not run.exists():
         raise UserError(f"{run}: no such run folder; `rl4nlu sft` and `rl4nlu ppo` make them")
-    raise UserError(f"{run} holds no adapter (adapter/adapter_config.json); give the folder of a finished sft or ppo run")
+    raise UserError(
+        f"{run} holds no adapter (adapter/adapter_config.json); give the folder of a finished sft or ppo run"
+    )
 
 
 def base_of(adapter: Path) -> str | None:
@@ -215,9 +219,13 @@ def _source(name: str) -> str:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f"--model {name}: the folder has no config.json; it should hold a model in the Hugging Face layout")
+            raise UserError(
+                f"--model {name}: the folder has no config.json; it should hold a model in the Hugging Face layout"
+            )
         if not any(path.glob("*.safetensors")):
-            raise UserError(f"--model {name}: no *.safetensors weights there, and .bin or .pt files are not loaded; convert them")
+            raise UserError(
+                f"--model {name}: no *.safetensors weights there, and .bin or .pt files are not loaded; convert them"
+            )
         return name
     if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise UserError(f"--model {name}: no such model folder; give a folder, a name on the hub, or mini")

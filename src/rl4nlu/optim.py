@@ -18,7 +18,7 @@ def steps_of(settings: TrainSettings, rows: int) -> int:
 
 
 def base_rate(settings: TrainSettings, policy: Policy, at_width_256: float) -> float:
-    """The peak learning rate: as set, or `at_width_256` falling with the root of the model's width (a quarter at 4,096).
+    """The peak learning rate: as set, or `at_width_256` falling with the root of the model's width (1/4 at 4,096).
 
     The scale is a rule of thumb between the rates that worked on the bundled model and those usual for LoRA at 7B.
     """

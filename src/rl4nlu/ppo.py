@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ LEARNING_RATE = 3e-4
 class Rollout:
     """The answers sampled in one step, N = prompts x answers of them in the order of the prompts; A answer tokens."""
 
-    rows: list[tuple[Sequence[int], Sequence[Sequence[int]]]]
+    rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
     """(prompt, its sampled answers), in tokens."""
     mask_NA: Tensor
     logp_NA: Tensor
@@ -55,7 +55,13 @@ def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     dev_rows = data.load(task, split, settings.data, settings.eval_limit)
     init = settings.init
     policy = load_policy(
-        settings.model or "", settings.device, settings.dtype, settings.lora, init, reference=init is not None, seed=settings.seed
+        settings.model or "",
+        settings.device,
+        settings.dtype,
+        settings.lora,
+        init,
+        reference=init is not None,
+        seed=settings.seed,
     )
     policy.add_value_head()
     if init is not None:
@@ -81,7 +87,9 @@ def train(policy: Policy, question: Question, settings: PpoSettings, run: Run) -
     with Meter(f"ppo {question.task.name}", steps) as meter:
         for step in range(steps):
             start = time.perf_counter()
-            chosen = [question.rows[i] for i in batch_order(len(question.rows), settings.batch_size, settings.seed, step)]
+            chosen = [
+                question.rows[i] for i in batch_order(len(question.rows), settings.batch_size, settings.seed, step)
+            ]
             rollout = roll_out(policy, question, chosen, settings, step)
             rate = optim.rate_at(settings, base, step, steps)
             stats = update(policy, optimizer, rollout, settings, controller.coef, rate, step)
@@ -140,7 +148,7 @@ def update(
     weights = policy.trainable()
     prompts, K = len(rollout.rows), settings.answers
     size = min(settings.minibatch or prompts, prompts)
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
     updates = 0
     first_ratio = 1.0
     for epoch in range(settings.inner_epochs):
@@ -149,7 +157,7 @@ def update(
             part = order[start : start + size].tolist()
             index_nK = torch.tensor([[p * K + k for k in range(K)] for p in part], device=raw_NA.device)
             count = int(rollout.mask_NA[index_nK].sum())
-            totals: Counter[str] = Counter()
+            totals: dict[str, float] = defaultdict(float)
             for batch in micro_batches([rollout.rows[p] for p in part], settings.max_tokens, policy.pad, policy.device):
                 scores = score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
                 assert scores.entropy_BKA is not None
@@ -172,11 +180,13 @@ def update(
                     settings.entropy_coef,
                 )
                 loss.total.backward()
-                totals.update(loss.parts)
+                for name, part_value in loss.parts.items():
+                    totals[name] += part_value
             totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
             if updates == 0:
                 first_ratio = totals["ratio"]
-            sums.update(totals)
+            for name, total in totals.items():
+                sums[name] += total
             updates += 1
     stats = {name: value / updates for name, value in sums.items()}
     mask = rollout.mask_NA

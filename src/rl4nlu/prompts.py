@@ -118,7 +118,8 @@ class Prompter:
             return ""
         words = dict.fromkeys(self.task.words[label] for label in self.task.labels)
         options = f"a number from {min(words)} to {max(words)}" if self.task.numeric else " or ".join(words)
-        return f"{self.task.ask}\nReply with your verdict between tags, in this form and no other:\n{OPEN} {options} {CLOSE}"
+        form = f"{OPEN} {options} {CLOSE}"
+        return f"{self.task.ask}\nReply with your verdict between tags, in this form and no other:\n{form}"
 
     def _body(self, fields: Mapping[str, str]) -> tuple[str, str]:
         template = self.task.plain if self.template == "plain" else f"{self.task.body}\n{OPEN}"
@@ -143,7 +144,9 @@ def choose_shots(task: Task, examples: Sequence[Example], count: int, seed: int)
         order.sort(key=lambda example: float(example.label or 0))
         chosen = [order[(2 * i + 1) * len(order) // (2 * count)] for i in range(count)]
     else:
-        by_label = {label: [e for e in order if e.label == label] for label in rng.permutation(list(task.labels)).tolist()}
+        by_label = {
+            label: [e for e in order if e.label == label] for label in rng.permutation(list(task.labels)).tolist()
+        }
         chosen = []
         while len(chosen) < count:
             chosen += [rows.pop() for rows in by_label.values() if rows]

@@ -34,7 +34,7 @@ REWARDS: dict[str, Callable[[Task, str | None, Example], float]] = {"paper": pap
 
 
 def token_rewards(score_B: Tensor, logp_BA: Tensor, ref_logp_BA: Tensor, mask_BA: Tensor, kl_coef: float) -> Tensor:
-    """Reward of each token: r_t = -beta (log pi(a_t|s_t) - log pi_ref(a_t|s_t)), plus the answer's score at its last token.
+    """r_t = -beta (log pi(a_t|s_t) - log pi_ref(a_t|s_t)), plus the answer's score at its last token.
 
     Ziegler et al. 2019 (arXiv 1909.08593), equation 2. Returns (B, A), zero where the mask is False.
     """

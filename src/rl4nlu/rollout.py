@@ -62,7 +62,9 @@ def sample(
     answers: list[list[Answer]] = [[] for _ in prompts]
     for batch in micro_batches(rows, max_tokens, policy.pad, policy.device):
         uniform = None if uniform_BKA is None else uniform_BKA[list(batch.rows)]
-        for row, found in zip(batch.rows, _sample_batch(policy, batch, K, finished, max_new_tokens, uniform), strict=True):
+        for row, found in zip(
+            batch.rows, _sample_batch(policy, batch, K, finished, max_new_tokens, uniform), strict=True
+        ):
             answers[row] = found
     return answers
 
@@ -75,7 +77,9 @@ class _Reader(Protocol):
     def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor: ...
 
 
-def _sample_batch(policy: Policy, batch: Batch, K: int, finished, max_new_tokens: int, uniform_BKA) -> list[list[Answer]]:
+def _sample_batch(
+    policy: Policy, batch: Batch, K: int, finished, max_new_tokens: int, uniform_BKA
+) -> list[list[Answer]]:
     B = len(batch.rows)
     reader: _Reader
     if policy.shared and fits_window(policy.model, batch):
@@ -102,7 +106,10 @@ def _sample_batch(policy: Policy, batch: Batch, K: int, finished, max_new_tokens
             break
         logits_MV = reader.more(tokens_BK, alive_BK)
     return [
-        [Answer(tuple(tokens[b][k]), tuple(logps[b][k]), _text(policy, tokens[b][k]), bool(ended_BK[b, k])) for k in range(K)]
+        [
+            Answer(tuple(tokens[b][k]), tuple(logps[b][k]), _text(policy, tokens[b][k]), bool(ended_BK[b, k]))
+            for k in range(K)
+        ]
         for b in range(B)
     ]
 
@@ -147,7 +154,9 @@ class _SharedReader:
         branch_BK = torch.where(alive, torch.arange(1, K + 1, device=device), -1)
         position_BK = self.next_B[:, None].expand(-1, K)
         self.next_B = self.next_B + 1
-        return extend(self.model, self.context, tokens_BK[self.rows].to(device), branch_BK, position_BK, alive).logits_MV
+        return extend(
+            self.model, self.context, tokens_BK[self.rows].to(device), branch_BK, position_BK, alive
+        ).logits_MV
 
 
 class _PlainReader:

@@ -31,7 +31,9 @@ def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
     train_rows = data.load(teacher, "train", settings.data, settings.limit)
     split = settings.split or task.eval_split
     dev_rows = data.load(task, split, settings.data, settings.eval_limit)
-    policy = load_policy(settings.model or "", settings.device, settings.dtype, settings.lora, settings.init, seed=settings.seed)
+    policy = load_policy(
+        settings.model or "", settings.device, settings.dtype, settings.lora, settings.init, seed=settings.seed
+    )
     question = encode(policy, teacher, settings, train_rows)
     dev = encode(policy, task, settings, dev_rows)
     run = Run.create("sft", settings)
@@ -67,7 +69,9 @@ def train(policy: Policy, question: Question, settings: SftSettings, run: Run) -
             rate = optim.rate_at(settings, base, step, steps)
             norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
             speed = len(chosen) / (time.perf_counter() - start)
-            run.log({"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate, "examples_per_second": speed})
+            run.log(
+                {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate, "examples_per_second": speed}
+            )
             meter.advance(1, loss=loss, examples_per_second=speed)
     policy.model.eval()
     return steps

@@ -15,7 +15,12 @@ MNLI_ASK = NLI_ASK + " Say Maybe if the text leaves it open."
 
 COLA = Task(
     name="glue/cola",
-    files=Files("CoLA", TSV, ("glue", "cola"), headerless=dict.fromkeys(("train", "dev"), ("source", "label", "star", "sentence"))),
+    files=Files(
+        "CoLA",
+        TSV,
+        ("glue", "cola"),
+        headerless=dict.fromkeys(("train", "dev"), ("source", "label", "star", "sentence")),
+    ),
     columns={"sentence": ("sentence",), "label": ("label",), "id": ("index", "idx")},
     labels=("unacceptable", "acceptable"),
     aliases={"0": "unacceptable", "1": "acceptable"},
@@ -44,7 +49,12 @@ SST2 = Task(
 MRPC = Task(
     name="glue/mrpc",
     files=Files("MRPC", TSV, ("glue", "mrpc")),
-    columns={"first": ("#1 String", "sentence1"), "second": ("#2 String", "sentence2"), "label": ("Quality", "label"), "id": ("index", "idx")},
+    columns={
+        "first": ("#1 String", "sentence1"),
+        "second": ("#2 String", "sentence2"),
+        "label": ("Quality", "label"),
+        "id": ("index", "idx"),
+    },
     labels=("different", "same"),
     aliases={"0": "different", "1": "same"},
     words={"same": "Yes", "different": "No"},
@@ -72,7 +82,12 @@ STSB = Task(
 QQP = Task(
     name="glue/qqp",
     files=Files("QQP", TSV, ("glue", "qqp")),
-    columns={"first": ("question1",), "second": ("question2",), "label": ("is_duplicate", "label"), "id": ("id", "idx")},
+    columns={
+        "first": ("question1",),
+        "second": ("question2",),
+        "label": ("is_duplicate", "label"),
+        "id": ("id", "idx"),
+    },
     labels=("different", "duplicate"),
     aliases={"0": "different", "1": "duplicate"},
     words={"duplicate": "Yes", "different": "No"},

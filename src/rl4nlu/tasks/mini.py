@@ -46,64 +46,142 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 TRAIN = Lexicon(
-    names=_words("Anna Peter Mary John Clara Henry Alice Robert Ellen Thomas Sarah George Ruth Edward Martha Walter Jane "
-                 "William Kate Richard Lucy Paul Grace David Rose Mark Fanny Philip Agnes Simon Harriet Luke Sophia Ralph"),
-    nouns=_words("horse table letter hat lamp basket cow coat chair book knife boat apple goose clock ring cart spoon axe "
-                 "rope bell drum flag gun stick stone ladder wheel rose bird cake loaf fish net pipe purse cap shoe bag map "
-                 "pen key saddle whip barrel bucket carpet ribbon flute crown"),
-    kinds={"horse": "animal", "cow": "animal", "goose": "bird", "apple": "fruit", "chair": "piece of furniture",
-           "table": "piece of furniture", "hat": "piece of clothing", "coat": "piece of clothing"},
-    verbs=(("see", "saw"), ("buy", "bought"), ("carry", "carried"), ("find", "found"), ("sell", "sold"), ("paint", "painted"),
-           ("hide", "hid"), ("lose", "lost")),
+    names=_words(
+        "Anna Peter Mary John Clara Henry Alice Robert Ellen Thomas Sarah George Ruth Edward Martha Walter Jane "
+        "William Kate Richard Lucy Paul Grace David Rose Mark Fanny Philip Agnes Simon Harriet Luke Sophia Ralph"
+    ),
+    nouns=_words(
+        "horse table letter hat lamp basket cow coat chair book knife boat apple goose clock ring cart spoon axe "
+        "rope bell drum flag gun stick stone ladder wheel rose bird cake loaf fish net pipe purse cap shoe bag map "
+        "pen key saddle whip barrel bucket carpet ribbon flute crown"
+    ),
+    kinds={
+        "horse": "animal",
+        "cow": "animal",
+        "goose": "bird",
+        "apple": "fruit",
+        "chair": "piece of furniture",
+        "table": "piece of furniture",
+        "hat": "piece of clothing",
+        "coat": "piece of clothing",
+    },
+    verbs=(
+        ("see", "saw"),
+        ("buy", "bought"),
+        ("carry", "carried"),
+        ("find", "found"),
+        ("sell", "sold"),
+        ("paint", "painted"),
+        ("hide", "hid"),
+        ("lose", "lost"),
+    ),
     places=("in the garden", "at the mill", "near the river", "in the kitchen", "at the inn", "behind the church"),
     times=("in the morning", "on Monday", "last night", "in the spring", "before dinner"),
     colours=_words("red black white small old heavy"),
-    good=_words("delightful beautiful charming excellent pleasant noble splendid wonderful clever graceful happy fine lovely "
-                "brilliant cheerful generous admirable sweet gentle glorious perfect worthy"),
-    bad=_words("dreadful ugly wretched miserable stupid cruel horrible dull wicked unpleasant foolish vile dismal tedious "
-               "terrible hateful clumsy bitter rude gloomy shameful worthless"),
+    good=_words(
+        "delightful beautiful charming excellent pleasant noble splendid wonderful clever graceful happy fine lovely "
+        "brilliant cheerful generous admirable sweet gentle glorious perfect worthy"
+    ),
+    bad=_words(
+        "dreadful ugly wretched miserable stupid cruel horrible dull wicked unpleasant foolish vile dismal tedious "
+        "terrible hateful clumsy bitter rude gloomy shameful worthless"
+    ),
     subjects=_words("story play song speech room dinner journey picture garden poem man woman visit music letter"),
-    frames=("The {subject} was {one} and {two}.", "It was a {one} {subject}, and a {two} one.",
-            "I thought the {subject} very {one}.", "What a {one} {subject}!", "Everyone called the {subject} {one} and {two}.",
-            "The {subject} seemed {one} to me, and even {two}.", "Such a {one}, {two} {subject} is rare."),
+    frames=(
+        "The {subject} was {one} and {two}.",
+        "It was a {one} {subject}, and a {two} one.",
+        "I thought the {subject} very {one}.",
+        "What a {one} {subject}!",
+        "Everyone called the {subject} {one} and {two}.",
+        "The {subject} seemed {one} to me, and even {two}.",
+        "Such a {one}, {two} {subject} is rare.",
+    ),
     questions={
-        "person": ("Who {past} the {colour} {noun} {place}?", "Which man {past} the {noun} {time}?",
-                   "Whom did {name} see {place}?", "What was the name of the girl with the {noun}?",
-                   "Who was it that {past} the {noun}?", "From whom did {name} hear of the {noun}?"),
-        "place": ("Where did {name} {base} the {noun} {time}?", "In which town did {name} {base} the {noun}?",
-                  "Where was the {colour} {noun} {time}?", "In what country do they {base} the {noun}?",
-                  "Where is the {noun} that {name} {past}?", "From which village did the {noun} come?"),
-        "time": ("When did {name} {base} the {noun}?", "On which day did {name} {base} the {colour} {noun}?",
-                 "At what hour was the {noun} {place}?", "When was the {colour} {noun} {place}?",
-                 "In what year did they {base} the {noun}?", "When will {name} {base} the {noun}?"),
-        "number": ("How many {noun}s did {name} {base} {place}?", "How much did {name} pay for the {noun}?",
-                   "How many people {past} the {colour} {noun}?", "How many pounds did the {noun} cost {time}?",
-                   "How far is it to the {noun} {place}?", "How old was the {noun} that {name} {past}?"),
+        "person": (
+            "Who {past} the {colour} {noun} {place}?",
+            "Which man {past} the {noun} {time}?",
+            "Whom did {name} see {place}?",
+            "What was the name of the girl with the {noun}?",
+            "Who was it that {past} the {noun}?",
+            "From whom did {name} hear of the {noun}?",
+        ),
+        "place": (
+            "Where did {name} {base} the {noun} {time}?",
+            "In which town did {name} {base} the {noun}?",
+            "Where was the {colour} {noun} {time}?",
+            "In what country do they {base} the {noun}?",
+            "Where is the {noun} that {name} {past}?",
+            "From which village did the {noun} come?",
+        ),
+        "time": (
+            "When did {name} {base} the {noun}?",
+            "On which day did {name} {base} the {colour} {noun}?",
+            "At what hour was the {noun} {place}?",
+            "When was the {colour} {noun} {place}?",
+            "In what year did they {base} the {noun}?",
+            "When will {name} {base} the {noun}?",
+        ),
+        "number": (
+            "How many {noun}s did {name} {base} {place}?",
+            "How much did {name} pay for the {noun}?",
+            "How many people {past} the {colour} {noun}?",
+            "How many pounds did the {noun} cost {time}?",
+            "How far is it to the {noun} {place}?",
+            "How old was the {noun} that {name} {past}?",
+        ),
     },
 )
 DEV = Lexicon(
     names=_words("Emma Charles Laura James Nancy Joseph Julia Arthur Helen Frank"),
     nouns=_words("dog bottle mirror sheep candle cup bench shirt pear duck box sword"),
-    kinds={"dog": "animal", "sheep": "animal", "duck": "bird", "pear": "fruit", "bench": "piece of furniture",
-           "shirt": "piece of clothing"},
+    kinds={
+        "dog": "animal",
+        "sheep": "animal",
+        "duck": "bird",
+        "pear": "fruit",
+        "bench": "piece of furniture",
+        "shirt": "piece of clothing",
+    },
     verbs=(("want", "wanted"), ("break", "broke"), ("bring", "brought"), ("steal", "stole"), ("wash", "washed")),
     places=("in the street", "on the bridge", "by the lake", "in the stable"),
     times=("in the evening", "on Sunday", "last week", "in the winter"),
     colours=_words("green blue new large broken"),
-    good=_words("magnificent agreeable handsome kind elegant joyful superb amiable honest bright fortunate merry tender"),
+    good=_words(
+        "magnificent agreeable handsome kind elegant joyful superb amiable honest bright fortunate merry tender"
+    ),
     bad=_words("awful hideous nasty sad disgusting brutal mean tiresome disagreeable unhappy evil ridiculous filthy"),
     subjects=_words("novel house concert lecture supper voyage dance lesson friend town"),
-    frames=("We found the {subject} {one} and altogether {two}.", "How {one} the {subject} was!",
-            "Nobody could deny that the {subject} was {one}.", "A more {one} {subject} I never knew, nor a more {two} one."),
+    frames=(
+        "We found the {subject} {one} and altogether {two}.",
+        "How {one} the {subject} was!",
+        "Nobody could deny that the {subject} was {one}.",
+        "A more {one} {subject} I never knew, nor a more {two} one.",
+    ),
     questions={
-        "person": ("Whose {noun} did {name} {base} {time}?", "Which woman {past} the {colour} {noun} {place}?",
-                   "With whom did {name} {base} the {noun}?", "Name the man who {past} the {noun}."),
-        "place": ("To which city did {name} take the {noun}?", "Where on earth could {name} {base} the {noun}?",
-                  "In which room did {name} {base} the {colour} {noun}?", "Name the place where {name} {past} the {noun}."),
-        "time": ("In which month did {name} {base} the {noun}?", "When exactly was the {noun} {place}?",
-                 "On what day did they {base} the {colour} {noun}?", "Name the day when {name} {past} the {noun}."),
-        "number": ("How many times did {name} {base} the {noun}?", "How much money did the {colour} {noun} bring {time}?",
-                   "How long was the {noun} {place}?", "Name the number of {noun}s that {name} {past}."),
+        "person": (
+            "Whose {noun} did {name} {base} {time}?",
+            "Which woman {past} the {colour} {noun} {place}?",
+            "With whom did {name} {base} the {noun}?",
+            "Name the man who {past} the {noun}.",
+        ),
+        "place": (
+            "To which city did {name} take the {noun}?",
+            "Where on earth could {name} {base} the {noun}?",
+            "In which room did {name} {base} the {colour} {noun}?",
+            "Name the place where {name} {past} the {noun}.",
+        ),
+        "time": (
+            "In which month did {name} {base} the {noun}?",
+            "When exactly was the {noun} {place}?",
+            "On what day did they {base} the {colour} {noun}?",
+            "Name the day when {name} {past} the {noun}.",
+        ),
+        "number": (
+            "How many times did {name} {base} the {noun}?",
+            "How much money did the {colour} {noun} bring {time}?",
+            "How long was the {noun} {place}?",
+            "Name the number of {noun}s that {name} {past}.",
+        ),
     },
 )
 LEXICONS = {"train": TRAIN, "dev": DEV}
@@ -179,7 +257,7 @@ def _entailment(pen: _Pen) -> tuple[dict[str, str], str]:
     true_claims = [f"{name} {verb} {_a(kept)}."]
     if kept in pen.words.kinds:
         true_claims.append(f"{name} {verb} {_a(pen.words.kinds[kept])}.")
-    base = dict((past, base) for base, past in pen.words.verbs)[verb]
+    base = {past: base for base, past in pen.words.verbs}[verb]
     false_claims = [f"{name} {verb} {_a(third)}.", f"{other} {verb} {_a(kept)}.", f"{name} did not {base} {_a(kept)}."]
     follows = pen.coin()
     claim = pen.one(tuple(true_claims if follows else false_claims))
@@ -189,8 +267,17 @@ def _entailment(pen: _Pen) -> tuple[dict[str, str], str]:
 def _question(pen: _Pen) -> tuple[dict[str, str], str]:
     """What kind of answer a question wants."""
     label = pen.one(tuple(pen.words.questions))
-    values = {"name": pen.one(pen.words.names), "noun": pen.one(pen.words.nouns), "past": pen.past(), "base": pen.base()}
-    values |= {"place": pen.one(pen.words.places), "time": pen.one(pen.words.times), "colour": pen.one(pen.words.colours)}
+    values = {
+        "name": pen.one(pen.words.names),
+        "noun": pen.one(pen.words.nouns),
+        "past": pen.past(),
+        "base": pen.base(),
+    }
+    values |= {
+        "place": pen.one(pen.words.places),
+        "time": pen.one(pen.words.times),
+        "colour": pen.one(pen.words.colours),
+    }
     return {"question": pen.one(pen.words.questions[label]).format_map(values)}, label
 
 

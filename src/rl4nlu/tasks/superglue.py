@@ -40,7 +40,14 @@ CB = Task(
 COPA = Task(
     name="superglue/copa",
     files=Files("COPA", JSONL, ("super_glue", "copa")),
-    columns={"premise": ("premise",), "choice1": ("choice1",), "choice2": ("choice2",), "question": ("question",), "label": ("label",), "id": ("idx",)},
+    columns={
+        "premise": ("premise",),
+        "choice1": ("choice1",),
+        "choice2": ("choice2",),
+        "question": ("question",),
+        "label": ("label",),
+        "id": ("idx",),
+    },
     labels=("0", "1"),
     words={"0": "A", "1": "B"},
     plain="{premise} What was the {question}?\nA: {choice1}\nB: {choice2}\nAnswer:",
@@ -55,7 +62,14 @@ def _multirc(task: Task, row: Row) -> Iterator[Example]:
     """One passage with questions and their answers -> one example an answer (the hub's rows are that already)."""
     if "passage" not in row:
         at, flag = row["idx"], row["label"]
-        yield _answer(task, row["paragraph"], row["question"], row["answer"], (at["paragraph"], at["question"], at["answer"]), flag)
+        yield _answer(
+            task,
+            row["paragraph"],
+            row["question"],
+            row["answer"],
+            (at["paragraph"], at["question"], at["answer"]),
+            flag,
+        )
         return
     for question in row["passage"]["questions"]:
         for answer in question["answers"]:
@@ -92,7 +106,9 @@ def _record(task: Task, row: Row) -> Iterator[Example]:
     else:
         text = row["passage"]["text"]
         names = [text[e["start"] : e["end"] + 1] for e in row["passage"]["entities"]]
-        queries = [(q["query"], [a["text"] for a in q["answers"]] if "answers" in q else None, q["idx"]) for q in row["qas"]]
+        queries = [
+            (q["query"], [a["text"] for a in q["answers"]] if "answers" in q else None, q["idx"]) for q in row["qas"]
+        ]
     for query, answers, idx in queries:
         for i, name in enumerate(dict.fromkeys(names)):
             fields = {"passage": text.replace("\n@highlight\n", " "), "statement": query.replace("@placeholder", name)}

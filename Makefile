@@ -1,0 +1,36 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed        ## zero-shot, few-shot, SFT and PPO on the bundled model and tasks
+	$(BIN)/rl4nlu demo
+
+test: .venv/installed        ## all tests that need no more than a few minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/installed   ## the learning tests on real and bundled tasks
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed       ## format, lint, types, generated docs in step with the code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/docs.py --check
+
+fix: .venv/installed         ## mend format and generated docs
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python scripts/docs.py
+
+bench: .venv/installed       ## examples a second of every stage on this machine
+	$(BIN)/python benchmarks/speed.py
+
+real: .venv/installed        ## the table of docs/results.md, from the official files in DATA
+	$(BIN)/python scripts/real.py --data $(DATA)
+
+.PHONY: demo test test-slow check fix bench real

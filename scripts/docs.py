@@ -1,0 +1,78 @@
+"""Write docs/tasks.md and docs/cli.md from the code; with --check, only tell whether they are true."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from rl4nlu import config
+from rl4nlu.cli import COMMANDS
+from rl4nlu.tasks import TASKS
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SETTINGS: dict[str, type[BaseModel]] = {
+    "evaluate": config.EvaluateSettings,
+    "sft": config.SftSettings,
+    "ppo": config.PpoSettings,
+    "predict": config.PredictSettings,
+    "report": config.ReportSettings,
+    "demo": config.DemoSettings,
+}
+MADE = "<!-- made by scripts/docs.py; `make fix` brings it up to date -->"
+
+
+def tasks_page() -> str:
+    """Every task with both of its templates as they are rendered."""
+    lines = [MADE, "# Tasks", "Templates are shown with their fields in braces; an answer is a label word.", ""]
+    for task in TASKS.values():
+        words = [f"{label} → `{task.words[label]}`" for label in task.labels]
+        if task.numeric:
+            words = [f"numbers from {task.labels[0]} to {task.labels[-1]} in steps of 0.2"]
+        lines += [f"## {task.name}", ""]
+        lines += [f"Metrics: {', '.join(task.metrics)}. Evaluated on: {task.eval_split}.", ""]
+        lines += [f"Labels: {', '.join(words)}.", "", "```", task.plain, "```", ""]
+        lines += ["Template `verdict`:", "", "```", task.ask, "", task.body, "<verdict>", "```", ""]
+    return "\n".join(lines)
+
+
+def cli_page() -> str:
+    """Every command with all of its settings."""
+    lines = [MADE, "# Commands and settings", ""]
+    lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults.", ""]
+    for name, function in COMMANDS.items():
+        text, example = (function.__doc__ or "").strip().split("\n\n")
+        lines += [f"## {name}", "", text, "", "```", example.strip(), "```", ""]
+        if name in SETTINGS:
+            lines += ["| setting | default | meaning |", "|---|---|---|", *_rows(SETTINGS[name]), ""]
+    return "\n".join(lines)
+
+
+def _rows(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    rows = []
+    for name, info in kind.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += _rows(inner, f"{prefix}{name}.")
+        else:
+            rows.append(f"| `{prefix}{name}` | {info.get_default()} | {(info.description or '').replace('|', '/')} |")
+    return rows
+
+
+def main() -> int:
+    """Write or check the pages. Returns 1 if --check finds one out of date."""
+    stale = []
+    for path, text in ((DOCS / "tasks.md", tasks_page()), (DOCS / "cli.md", cli_page())):
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(text, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        print(f"out of date: {', '.join(stale)}; run `make fix`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
