@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -111,7 +111,6 @@ class Context:
     cache: DynamicCache
     branch_BS: Tensor
     position_BS: Tensor
-    masks: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, rows: int, device: torch.device) -> Context:
@@ -123,7 +122,9 @@ class Context:
         assert self.branch_BS.shape[0] == 1
         self.branch_BS = self.branch_BS.expand(rows, -1)
         self.position_BS = self.position_BS.expand(rows, -1)
-    XX            layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
+            layer.keys = layer.keys.expand(rows, -1, -1, -1)
             layer.values = layer.values.expand(rows, -1, -1, -1)
 
     def keep(self, rows: Tensor) -> None:
