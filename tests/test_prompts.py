@@ -235,6 +235,8 @@ def test_shots_are_a_function_of_the_seed_alone():
 def test_shots_come_in_no_fixed_order_of_labels():
     orders = {tuple(shot.label for shot in choose_shots(TOY, pool(9, 9, 9), 3, seed)) for seed in range(60)}
     assert len(orders) == 6
+    singles = {choose_shots(TOY, pool(9, 9, 9), 1, seed)[0].label for seed in range(30)}
+    assert singles == set(TOY.labels), "which label has one more is drawn too"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 10, 26])

@@ -1,0 +1,21 @@
+"""Policies for tests: tiny random models with a tokenizer that writes numbers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from models_zoo import tiny
+from rl4nlu.forward import shares_prefix
+from rl4nlu.models import Policy
+
+
+def tiny_policy(name: str, eos: int | None = None, seed: int = 0) -> Policy:
+    """A tiny random model; token 7 is written as " 7"."""
+    model = tiny(name, seed)
+    model.generation_config.eos_token_id = eos
+    tokenizer = SimpleNamespace(
+        pad_token_id=eos,  # the case of Llama-2 and MPT: padding is the end token
+        eos_token_id=eos,
+        decode=lambda ids, skip_special_tokens: "".join(f" {i}" for i in ids if i != eos),
+    )
+    return Policy(name, model, tokenizer, shares_prefix(model))

@@ -1,0 +1,154 @@
+"""PPO: the identities of its first step, the reference, its invariances, and that it learns."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from rl4nlu import data, optim, ppo, sft
+from rl4nlu.config import PpoSettings, SftSettings, validate
+from rl4nlu.evaluate import encode
+from rl4nlu.forward import score
+from rl4nlu.models import load_policy
+from rl4nlu.tasks import find
+from rl4nlu.tokens import micro_batches
+
+TASK = "mini/acceptability"
+
+
+def settings(**values) -> PpoSettings:
+    return validate(PpoSettings, {"task": TASK, "model": "mini", "batch_size": 8, "answer_tokens": 5, **values})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short SFT run to start from."""
+    out = tmp_path_factory.mktemp("sft") / "run"
+    sft.sft(validate(SftSettings, {"task": TASK, "model": "mini", "max_steps": 25, "eval_limit": 20, "out": out}))
+    return out
+
+
+def start(chosen: PpoSettings):
+    """Policy and question, as the command makes them."""
+    init = chosen.init
+    policy = load_policy("mini", lora=chosen.lora, adapter=init, reference=init is not None, seed=chosen.seed)
+    policy.add_value_head()
+    task = find(chosen.task)
+    return policy, encode(policy, task, chosen, data.load(task, "train", limit=64))
+
+
+@pytest.mark.parametrize("from_sft", [False, True])
+@pytest.mark.parametrize("answers", [1, 3])
+def test_the_first_step_starts_at_the_reference(trained, from_sft, answers):
+    chosen = settings(init=trained if from_sft else None, answers=answers, max_tokens=512)
+    policy, question = start(chosen)
+    rollout = ppo.roll_out(policy, question, question.rows[:8], chosen, step=0)
+    assert rollout.stats["kl"] == 0.0
+    assert torch.equal(rollout.logp_NA, rollout.ref_logp_NA)
+    assert rollout.mask_NA.any(1).all()
+    optimizer = optim.make_optimizer(chosen, policy.trainable())
+    stats = ppo.update(policy, optimizer, rollout, chosen, kl_coef=0.05, rate=1e-4, step=0)
+    assert abs(stats["first_ratio"] - 1) <= 1e-5
+    one = settings(init=chosen.init, answers=answers, inner_epochs=1)
+    policy, question = start(one)
+    rollout = ppo.roll_out(policy, question, question.rows[:8], one, step=0)
+    stats = ppo.update(policy, optim.make_optimizer(one, policy.trainable()), rollout, one, 0.05, 1e-4, 0)
+    assert stats["clipfrac"] == 0
+    assert abs(stats["approx_kl"]) <= 1e-9
+
+
+def test_the_reference_is_the_sft_adapter_and_stays_it(trained):
+    chosen = settings(init=trained)
+    policy, question = start(chosen)
+    rows = [(row.ids, row.answers) for row in question.rows[:8]]
+    batch = next(micro_batches(rows, 10_000, pad=0))
+
+    def logp(model) -> torch.Tensor:
+        with torch.no_grad():
+            return score(model, batch, shared=True).logp_BKA
+
+    alone = logp(load_policy("mini", adapter=trained).model)
+    base = logp(load_policy("mini").model)
+    with policy.as_reference():
+        before = logp(policy.model)
+    assert torch.equal(before, alone)
+    assert not torch.allclose(before, base, atol=0.1)
+    optimizer = optim.make_optimizer(chosen, policy.trainable())
+    for step in range(2):
+        rollout = ppo.roll_out(policy, question, question.rows[:8], chosen, step)
+        ppo.update(policy, optimizer, rollout, chosen, 0.05, 1e-3, step)
+    with policy.as_reference():
+        assert torch.equal(logp(policy.model), before)
+    assert not torch.allclose(logp(policy.model), before, atol=1e-3)
+    with policy.model.disable_adapter():
+        assert torch.equal(logp(policy.model), base), "without adapters the model is the base model, to the bit"
+    assert rollout.stats["kl"] != 0
+
+
+def test_dropout_is_off_and_only_lora_and_value_head_train(trained):
+    chosen = settings(init=trained, lora={"dropout": 0.5})
+    policy, question = start(chosen)
+    rollout = ppo.roll_out(policy, question, question.rows[:8], chosen, step=0)
+    assert rollout.stats["kl"] == 0.0
+    assert not policy.model.training
+    names = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
+    assert names
+    assert all("lora_" in name and ".default." in name for name in names)
+    assert len(policy.trainable()) == len(names) + 2
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+def test_micro_batches_change_nothing(trained, answers):
+    weights = []
+    for max_tokens in (10_000, 48):
+        chosen = settings(init=trained, answers=answers, max_tokens=max_tokens, minibatch=5)
+        policy, question = start(chosen)
+        optimizer = optim.make_optimizer(chosen, policy.trainable())
+        for step in range(2):
+            rollout = ppo.roll_out(policy, question, question.rows[8 * step : 8 * step + 8], chosen, step)
+            ppo.update(policy, optimizer, rollout, chosen, 0.05, 1e-4, step)
+        weights.append([weight.detach().clone() for weight in policy.trainable()])
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*weights, strict=True))
+
+
+def test_rewards_of_a_rollout_are_those_of_its_texts(trained):
+    chosen = settings(init=trained, answers=2)
+    policy, question = start(chosen)
+    rollout = ppo.roll_out(policy, question, question.rows[:8], chosen, step=0)
+    task, n = find(TASK), 0
+    for row, (prompt, answers) in zip(question.rows[:8], rollout.rows, strict=True):
+        assert tuple(prompt) == row.ids
+        for tokens in answers:
+            text = policy.tokenizer.decode(tokens, skip_special_tokens=True)
+            word = text.strip().split("\n")[0]
+            expected = {"Yes": "acceptable", "No": "unacceptable"}.get(word)
+            gold = row.prompt.example.label
+            assert float(rollout.score_N[n]) == (-3 if expected is None else 1 if expected == gold else -1)
+            n += 1
+    assert rollout.stats["reward"] == pytest.approx(float(rollout.score_N.mean()))
+    assert task.numeric is False
+
+
+def test_it_learns_and_repeats_to_the_bit(trained, tmp_path):
+    common = {"init": trained, "max_steps": 12, "batch_size": 32, "eval_limit": 200}
+    run, (result,) = ppo.ppo(settings(**common, out=tmp_path / "a"))
+    steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    first, last = (sum(s["accuracy"] for s in part) / 4 for part in (steps[:4], steps[-4:]))
+    assert last > first
+    before = json.loads((trained / "results.json").read_text())["results"][0]
+    assert result["metrics"]["accuracy"] > 0.6
+    assert before["n"] == 20
+    again, _ = ppo.ppo(settings(**common, out=tmp_path / "b"))
+    for name in ("adapter/adapter_model.safetensors", "value_head.safetensors"):
+        assert (run.path / name).read_bytes() == (again.path / name).read_bytes()
+
+
+def test_from_the_base_model_and_numeric_rewards():
+    """PPO needs no SFT run before it; the reward of an unparsable answer is -3."""
+    chosen = settings(task="mini/sentiment")
+    policy, question = start(chosen)
+    rollout = ppo.roll_out(policy, question, question.rows[:16], chosen, step=0)
+    assert rollout.stats["unparsable"] > 0.5
+    assert float(rollout.score_N.min()) == -3.0
