@@ -8,7 +8,33 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "rl4nlu"
-FLOW = ["errors", "seeding", "tasks", "data", "prompts", "tokens", "config", "forward", "models", "labels", "rollout", "rewards", "advantages", "losses", "metrics", "run", "evaluate", "optim", "card", "sft", "ppo", "predict", "report", "demo", "cli"]
+FLOW = [
+    "errors",
+    "seeding",
+    "tasks",
+    "data",
+    "prompts",
+    "tokens",
+    "config",
+    "forward",
+    "models",
+    "labels",
+    "rollout",
+    "rewards",
+    "advantages",
+    "losses",
+    "metrics",
+    "run",
+    "evaluate",
+    "optim",
+    "card",
+    "sft",
+    "ppo",
+    "predict",
+    "report",
+    "demo",
+    "cli",
+]
 MATHS = {"advantages", "losses", "labels"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_ATTRIBUTES = {("torch", "load"), ("yaml", "load"), ("pickle", "load"), ("pickle", "loads")}

@@ -56,8 +56,11 @@ def load(task: Task, split: str, data: str | Path | None = None, limit: int | No
             found = list(task.expand(task, row)) if task.expand else [_example(task, row, where, str(len(examples)))]
         except KeyError as missing:
             raise UserError(f"{where}: no column or key {missing} in this row; {task.name} needs it") from None
-        except (TypeError, ValueError, IndexError) as wrong:
+        except (AttributeError, TypeError, ValueError, IndexError) as wrong:
             raise UserError(f"{where}: {wrong}") from None
+        for example in found:
+            if odd := [name for name, text in example.fields.items() if not isinstance(text, str)]:
+                raise UserError(f"{where}: {odd[0]!r} is not text")
         if split != "test" and any(example.label is None for example in found):
             raise UserError(f"{where}: no label, and every {split} row needs one ({', '.join(task.labels)})")
         examples += found
@@ -111,6 +114,8 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[str, Mapping[str,
             row = json.loads(line)
         except json.JSONDecodeError as wrong:
             raise UserError(f"{where}: not a JSON object ({wrong.msg} at column {wrong.colno})") from None
+        except (ValueError, RecursionError) as wrong:  # numbers of thousands of digits, brackets without end
+            raise UserError(f"{where}: this JSON cannot be read ({wrong})") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: a JSON {type(row).__name__} stands here, and an object is needed")
         yield where, row
@@ -193,7 +198,7 @@ def example_from_fields(task: Task, row: Mapping[str, Any], where: str) -> Examp
     Raises:
         UserError: a field is missing or empty.
     """
-    missing = [name for name in task.fields if not str(row.get(name) or "").strip()]
+    missing = [name for name in task.fields if row.get(name) is None or not str(row[name]).strip()]
     if missing:
         raise UserError(f"{where}: {task.name} needs the field {missing[0]!r}; this row has {', '.join(row) or 'none'}")
     row_id = row.get("id", row.get("idx", where.rsplit(":", 1)[-1]))

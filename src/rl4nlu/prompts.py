@@ -88,15 +88,16 @@ class Prompter:
         excess = length(prompt.text) - limit
         if excess <= 0:
             return prompt
-        fields = dict(example.fields)
+        fields = {name: text.strip() for name, text in example.fields.items()}
         while excess > 0:
-            name = max(self.task.free, key=lambda name: length(fields[name]))
-            tokens = length(fields[name])
-            if tokens <= 1:
+            cuttable = [name for name in self.task.free if len(fields[name]) > 1]
+            if not cuttable:
                 raise UserError(
                     f"row {example.id} of {self.task.name}: the prompt is {excess} tokens longer than the model's "
                     "context although all that may be cut is cut; use fewer --shots or a model with a longer context"
                 )
+            name = max(cuttable, key=lambda name: length(fields[name]))
+            tokens = length(fields[name])
             keep = max(1, tokens - excess) / tokens
             cut = fields[name][: max(1, int(len(fields[name]) * keep))]
             fields[name] = cut.rsplit(None, 1)[0] if len(cut.split()) > 1 else cut[:-1] or cut

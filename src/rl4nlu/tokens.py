@@ -138,25 +138,38 @@ def micro_batches(
 
 
 def _largest_group(rows, cost, order, start: int, max_tokens: int) -> list[int]:
-    """The next rows in `order` that fit, counted with the prefix that they would share."""
+    """The next rows in `order` that fit, counted as `_collate` lays them out."""
     group = [order[start]]
-    shared = rows[order[start]][0]
+    prompts = [rows[order[start]][0]]
+    shared = tuple(prompts[0])
+    answer_width = _answer_width(rows[order[start]])
     for i in order[start + 1 :]:
         if cost[i] < FILLED * cost[order[start]] and len(group) * cost[order[start]] >= FULL_ENOUGH:
             break
-        longer = common_prefix([shared, rows[i][0]])
-        if len(longer) + (len(group) + 1) * (cost[order[start]] - len(longer)) > max_tokens:
+        shared = common_prefix([shared, rows[i][0]])
+        prompts.append(rows[i][0])
+        answer_width = max(answer_width, _answer_width(rows[i]))
+        prefix = _prefix_length(shared, prompts)
+        width = max(map(len, prompts)) - prefix + len(rows[i][1]) * answer_width
+        if prefix + len(prompts) * width > max_tokens:
             break
         group.append(i)
-        shared = longer
     return group
+
+
+def _answer_width(row) -> int:
+    return max(map(len, row[1]), default=0)
+
+
+def _prefix_length(shared: Sequence[int], prompts: Sequence[Sequence[int]]) -> int:
+    """How much of what all prompts share is run as their prefix: at least one token stays with each row."""
+    length = min(len(shared), min(map(len, prompts)) - 1)
+    return length if len(prompts) > 1 and length >= SHORTEST_PREFIX else 0
 
 
 def _collate(rows, group: list[int], pad: int, device: torch.device | str) -> Batch:
     prompts = [list(rows[i][0]) for i in group]
-    prefix = list(common_prefix(prompts))[: min(map(len, prompts)) - 1]
-    if len(group) == 1 or len(prefix) < SHORTEST_PREFIX:
-        prefix = []
+    prefix = prompts[0][: _prefix_length(common_prefix(prompts), prompts)]
     prompt_BT, prompt_mask_BT = pad_right([prompt[len(prefix) :] for prompt in prompts], pad)
     K = len(rows[group[0]][1])
     flat, flat_mask = pad_right([list(answer) for i in group for answer in rows[i][1]], pad)

@@ -1,7 +1,8 @@
 """The bundled suite: four small tasks written by a generator, for trials without network and for tests.
 
-Train and dev share no noun, name, verb, adjective or place, and no frame of the sentiment and question tasks: a score
-on dev means that something was learnt about the task, not about its words. The rows are the same on every machine.
+Train and dev share no noun, name, verb, adjective or place (but for the kinds, such as "animal"), and no frame of the
+sentiment and question tasks: a score on dev means that something was learnt about the task, not about its words. The
+rows are the same on every machine.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ TRAIN = Lexicon(
     kinds={
         "horse": "animal",
         "cow": "animal",
-        "goose": "bird",
+        "goose": "animal",
         "apple": "fruit",
         "chair": "piece of furniture",
         "table": "piece of furniture",
@@ -71,7 +72,7 @@ TRAIN = Lexicon(
         ("carry", "carried"),
         ("find", "found"),
         ("sell", "sold"),
-        ("paint", "painted"),
+        ("clean", "cleaned"),
         ("hide", "hid"),
         ("lose", "lost"),
     ),
@@ -122,7 +123,7 @@ TRAIN = Lexicon(
             "When will {name} {base} the {noun}?",
         ),
         "number": (
-            "How many {noun}s did {name} {base} {place}?",
+            "How many of them did {name} {base} {place}?",
             "How much did {name} pay for the {noun}?",
             "How many people {past} the {colour} {noun}?",
             "How many pounds did the {noun} cost {time}?",
@@ -162,25 +163,25 @@ DEV = Lexicon(
             "Whose {noun} did {name} {base} {time}?",
             "Which woman {past} the {colour} {noun} {place}?",
             "With whom did {name} {base} the {noun}?",
-            "Name the man who {past} the {noun}.",
+            "Tell us who {past} the {noun}.",
         ),
         "place": (
             "To which city did {name} take the {noun}?",
             "Where on earth could {name} {base} the {noun}?",
             "In which room did {name} {base} the {colour} {noun}?",
-            "Name the place where {name} {past} the {noun}.",
+            "Tell us where {name} {past} the {noun}.",
         ),
         "time": (
             "In which month did {name} {base} the {noun}?",
             "When exactly was the {noun} {place}?",
-            "On what day did they {base} the {colour} {noun}?",
-            "Name the day when {name} {past} the {noun}.",
+            "On what date did they {base} the {colour} {noun}?",
+            "Tell us when {name} {past} the {noun}.",
         ),
         "number": (
             "How many times did {name} {base} the {noun}?",
             "How much money did the {colour} {noun} bring {time}?",
             "How long was the {noun} {place}?",
-            "Name the number of {noun}s that {name} {past}.",
+            "Tell us how many {name} {past}.",
         ),
     },
 )

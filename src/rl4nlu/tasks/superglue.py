@@ -49,10 +49,10 @@ COPA = Task(
         "id": ("idx",),
     },
     labels=("0", "1"),
-    words={"0": "A", "1": "B"},
-    plain="{premise} What was the {question}?\nA: {choice1}\nB: {choice2}\nAnswer:",
+    words={"0": "1", "1": "2"},
+    plain="{premise} What was the {question}?\n1: {choice1}\n2: {choice2}\nAnswer:",
     ask="Something happened. Of two options choose the one that is more likely its cause or its effect, as asked.",
-    body="What happened: {premise}\nAsked for: the {question}\nA: {choice1}\nB: {choice2}",
+    body="What happened: {premise}\nAsked for: the {question}\n1: {choice1}\n2: {choice2}",
     metrics=("accuracy",),
     free=("premise",),
 )

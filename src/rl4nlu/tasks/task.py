@@ -97,7 +97,12 @@ class Task:
         """
         if value is None or (str(value).strip() in ("", "-1") and not self.numeric):
             return None
-        if isinstance(value, int) and not isinstance(value, bool) and not self.numeric and value < len(self.labels):
+        if (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and not self.numeric
+            and 0 <= value < len(self.labels)
+        ):
             return self.labels[value]
         text = str(value).strip()
         if self.numeric:
@@ -140,7 +145,7 @@ class Task:
             low, high = float(self.labels[0]), float(self.labels[-1])
             if len(numbers) != 1 or not low <= (value := numbers.pop()) <= high:
                 return None
-            return f"{value:g}"
+            return str(value)
         found, rest = set(), text.casefold()
         for word, label in self._words_longest_first:
             rest, count = re.subn(rf"(?<!\w){re.escape(word)}(?!\w)", " ", rest)
