@@ -1,0 +1,1 @@
+"""rl4nlu: make a decoder language model good at natural-language understanding."""
