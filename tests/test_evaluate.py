@@ -24,6 +24,7 @@ def settings(**values) -> EvaluateSettings:
     return validate(EvaluateSettings, {"model": "mini", **values})
 
 
+@torch.no_grad()
 def plain_logp(policy, text: str, answer: str) -> float:
     """log P(answer | text) by one plain pass."""
     before = policy.tokenizer(text)["input_ids"]

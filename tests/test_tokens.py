@@ -373,7 +373,7 @@ def test_every_epoch_is_a_permutation(count, batch_size, seed):
     steps = -(-3 * count // batch_size)
     order = []
     for step in range(steps):
-        batch = batch_order(count, batch_size, seed, step)
+        batch = batch_order(count, batch_size, seed, step, "sft")
         assert len(batch) == batch_size
         order += batch
     for epoch in range(3):
@@ -382,14 +382,15 @@ def test_every_epoch_is_a_permutation(count, batch_size, seed):
 
 def test_order_is_a_function_of_seed_and_step():
     torch.manual_seed(3)
-    assert batch_order(1000, 8, 5, 7) == batch_order(1000, 8, 5, 7)
-    assert all(isinstance(i, int) for i in batch_order(10, 4, 0, 0))
-    whole = batch_order(1000, 1000, 5, 0)
-    assert [i for step in range(125) for i in batch_order(1000, 8, 5, step)] == whole, (
+    assert batch_order(1000, 8, 5, 7, "sft") == batch_order(1000, 8, 5, 7, "sft")
+    assert all(isinstance(i, int) for i in batch_order(10, 4, 0, 0, "sft"))
+    whole = batch_order(1000, 1000, 5, 0, "sft")
+    assert [i for step in range(125) for i in batch_order(1000, 8, 5, step, "sft")] == whole, (
         "batch size leaves the order alone"
     )
-    assert whole != batch_order(1000, 1000, 6, 0)
-    assert whole != batch_order(1000, 1000, 5, 1), "each epoch has an order of its own"
+    assert whole != batch_order(1000, 1000, 6, 0, "sft")
+    assert whole != batch_order(1000, 1000, 5, 1, "sft"), "each epoch has an order of its own"
+    assert whole != batch_order(1000, 1000, 5, 0, "ppo"), "each method has an order of its own"
     assert whole != list(range(1000))
 
 

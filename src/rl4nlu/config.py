@@ -78,6 +78,8 @@ class EvaluateSettings(Settings):
 
 
 class TrainSettings(Settings):
+    """What every training loop needs."""
+
     init: Path | None = None
     """Run folder whose adapter to start from."""
     preset: Literal["default", "paper"] = "default"
@@ -106,10 +108,12 @@ class TrainSettings(Settings):
 
 
 class SftSettings(TrainSettings):
-    """Supervised fine-tuning: next-token loss on the gold answer."""
+    """Supervised fine-tuning."""
 
 
 class PpoSettings(TrainSettings):
+    """Proximal policy optimisation."""
+
     batch_size: int = Field(32, gt=0)
     """Prompts a step."""
     epochs: float = Field(1.0, gt=0)

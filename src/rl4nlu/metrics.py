@@ -86,7 +86,10 @@ def _accuracy(task: Task, outcomes: Sequence[Outcome]) -> float:
 
 
 def _matthews(task: Task, outcomes: Sequence[Outcome]) -> float:
-    return float(sk.matthews_corrcoef(*_numbers(task, outcomes)))
+    gold, said = _numbers(task, outcomes)
+    if len(set(gold)) == 1 or len(set(said)) == 1:  # 0 by convention; scikit-learn warns on the way there
+        return 0.0
+    return float(sk.matthews_corrcoef(gold, said))
 
 
 def _f1(task: Task, outcomes: Sequence[Outcome]) -> float:

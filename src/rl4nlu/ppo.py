@@ -88,7 +88,8 @@ def train(policy: Policy, question: Question, settings: PpoSettings, run: Run) -
         for step in range(steps):
             start = time.perf_counter()
             chosen = [
-                question.rows[i] for i in batch_order(len(question.rows), settings.batch_size, settings.seed, step)
+                question.rows[i]
+                for i in batch_order(len(question.rows), settings.batch_size, settings.seed, step, "ppo")
             ]
             rollout = roll_out(policy, question, chosen, settings, step)
             rate = optim.rate_at(settings, base, step, steps)

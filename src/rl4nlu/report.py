@@ -151,7 +151,7 @@ def write_page(runs: Sequence[RunView], out: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    results = [result for run in runs for result in run.results]
+    results = [result for run in runs for result in run.results if result["metrics"]]
     columns, table = grid(results)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rl4nlu", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -160,8 +160,8 @@ def write_page(runs: Sequence[RunView], out: Path) -> None:
         columns=columns,
         table=table,
         averages=averages(columns, table) if len(table) > 1 else {},
-        metric={result["task"]: main_metric(result) for result in results if result["metrics"]},
-        results=results,
+        metric={result["task"]: main_metric(result) for result in results},
+        results=sorted(results, key=lambda result: (list(table).index(result["task"]), columns.index(column(result)))),
         runs=runs,
         curves=[(run.path.name, _curves(run)) for run in runs if run.steps],
         examples=[(run.path.name, _examples(run)) for run in runs if run.predictions],
@@ -172,28 +172,27 @@ def write_page(runs: Sequence[RunView], out: Path) -> None:
         raise UserError(f"--out {out}: cannot be written ({wrong.strerror})") from None
 
 
-def _curves(run: RunView) -> str:
-    """Learning curves as an inline SVG: each logged quantity faint, its running mean on top."""
+def _curves(run: RunView) -> list[str]:
+    """Learning curves as inline SVGs: each logged quantity faint, its running mean on top."""
+    return [_curve(run.steps, name) for name in CURVES if name in run.steps[0]]
+
+
+def _curve(steps: list[dict[str, Any]], name: str) -> str:
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = [name for name in CURVES if name in run.steps[0]]
-    figure, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names), 2.2), squeeze=False, layout="constrained")
-    window = max(1, len(run.steps) // 20)
-    for axis, name in zip(axes[0], names, strict=True):
-        x, y = [row["step"] for row in run.steps], [row[name] for row in run.steps]
-        smooth = [statistics.mean(y[max(0, i - window + 1) : i + 1]) for i in range(len(y))]
-        axis.plot(x, y, color="#9db4d0", linewidth=0.8)
-        axis.plot(x, smooth, color="#1f4e8c", linewidth=1.6)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    with io.StringIO() as text:
-        with matplotlib.rc_context({"svg.hashsalt": "rl4nlu"}):
-            figure.savefig(text, format="svg", metadata={"Date": None})
-        plt.close(figure)
+    x, y = [row["step"] for row in steps], [row[name] for row in steps]
+    window = max(1, len(steps) // 20)
+    smooth = [statistics.mean(y[max(0, i - window + 1) : i + 1]) for i in range(len(y))]
+    figure = Figure(figsize=(2.6, 2.0), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(x, y, color="#9db4d0", linewidth=0.8)
+    axis.plot(x, smooth, color="#1f4e8c", linewidth=1.6)
+    axis.set_title(name, fontsize=9)
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    with io.StringIO() as text, matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
         svg = text.getvalue()
     return svg[svg.index("<svg") :]
 

@@ -55,7 +55,7 @@ def train(policy: Policy, question: Question, settings: SftSettings, run: Run) -
     with Meter(f"sft {question.task.name}", steps) as meter:
         for step in range(steps):
             start = time.perf_counter()
-            chosen = [rows[i] for i in batch_order(len(rows), settings.batch_size, settings.seed, step)]
+            chosen = [rows[i] for i in batch_order(len(rows), settings.batch_size, settings.seed, step, "sft")]
             pairs = [(row.ids, [row.answers[row.prompt.gold]]) for row in chosen if row.prompt.gold is not None]
             count = sum(len(answer) for _, (answer,) in pairs)
             policy.model.train()  # LoRA's dropout, a function of (seed, step)

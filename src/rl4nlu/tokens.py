@@ -195,8 +195,10 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def batch_order(count: int, batch_size: int, seed: int, step: int) -> list[int]:
+def batch_order(count: int, batch_size: int, seed: int, step: int, method: str) -> list[int]:
     """Row indices of the batch of a step: a fresh permutation each epoch, no row twice in an epoch.
+
+    Each method has permutations of its own, so that a short PPO run after a short SFT run sees other rows.
 
     A batch may span the border of two epochs, so that every batch is full and every row is seen equally often.
     """
@@ -204,6 +206,6 @@ def batch_order(count: int, batch_size: int, seed: int, step: int) -> list[int]:
     chosen: list[int] = []
     while len(chosen) < batch_size:
         epoch, offset = divmod(first + len(chosen), count)
-        order = generator(seed, "order", epoch).permutation(count)
+        order = generator(seed, f"order/{method}", epoch).permutation(count)
         chosen += order[offset : offset + batch_size - len(chosen)].tolist()
     return chosen

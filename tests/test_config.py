@@ -1,0 +1,137 @@
+"""Settings: precedence, the frozen list of names, complete files, and no surprise in what a name means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from rl4nlu import config
+from rl4nlu.config import EvaluateSettings, PpoSettings, SftSettings, command_line, names, parse, validate
+from rl4nlu.errors import UserError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+KINDS = [EvaluateSettings, SftSettings, PpoSettings, config.PredictSettings, config.ReportSettings, config.DemoSettings]
+
+# A new setting is added here on purpose: every one is a promise to keep.
+COMMON = "task model data template chat shots limit seed split device dtype max_tokens max_length out"
+TRAIN = (
+    f"{COMMON} init preset epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay "
+    "max_grad_norm eval_limit lora.r lora.alpha lora.dropout lora.rslora lora.target"
+)
+PPO_ONLY = (
+    "answers answer_tokens reward inner_epochs minibatch clip value_clip value_coef entropy_coef gamma lam kl_coef "
+    "kl_target kl_horizon"
+)
+
+
+def given_args(kind, *args):
+    return parse(kind, args, "rl4nlu test", "A test.")
+
+
+def test_the_names_are_a_contract():
+    assert names(EvaluateSettings) == f"{COMMON} adapter decode answer_tokens".split()
+    assert names(SftSettings) == TRAIN.split()
+    assert sorted(names(PpoSettings)) == sorted(f"{TRAIN} {PPO_ONLY}".split())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_setting_has_a_meaning_and_a_default(kind):
+    def check(model: type[BaseModel]) -> None:
+        for name, info in model.model_fields.items():
+            inner = info.annotation
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                check(inner)
+            else:
+                assert info.description, f"{model.__name__}.{name} has no docstring"
+                assert not info.is_required(), f"{model.__name__}.{name} has no default"
+
+    check(kind)
+
+
+def test_flags_over_file_over_preset_over_defaults(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: paper\nbatch_size: 7\nlora:\n  r: 4\nlearning_rate: 1e-5\n")
+    settings = given_args(PpoSettings, str(file), "--kl-coef", "0.3", "--lora.alpha", "8")
+    assert settings.kl_coef == 0.3  # flag
+    assert settings.lora.alpha == 8  # nested flag
+    assert (settings.batch_size, settings.lora.r, settings.learning_rate) == (7, 4, 1e-5)  # file
+    assert (settings.optimizer, settings.kl_target, settings.template) == ("adafactor", 6.0, "verdict")  # preset
+    assert (settings.clip, settings.lora.rslora) == (0.2, True)  # default
+    assert given_args(PpoSettings, "--preset", "paper").kl_coef == 0.2
+    assert given_args(PpoSettings, "--preset=paper", "--kl-target", "None").kl_target is None
+
+
+def test_a_group_in_the_file_keeps_the_rest_of_the_preset(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: paper\nlora:\n  r: 4\n")
+    settings = given_args(SftSettings, str(file))
+    assert (settings.lora.r, settings.lora.dropout) == (4, 0.05)
+
+
+def test_the_paper_preset_is_the_paper():
+    """arXiv 2410.11020 and its released code."""
+    ppo = given_args(PpoSettings, "--preset", "paper")
+    assert (ppo.lora.r, ppo.lora.alpha, ppo.lora.rslora) == (16, 32, True)
+    assert (ppo.learning_rate, ppo.optimizer, ppo.schedule, ppo.warmup) == (9e-6, "adafactor", "constant", 0.0)
+    assert (ppo.batch_size, ppo.epochs, ppo.inner_epochs) == (16, 3, 4)
+    assert (ppo.kl_coef, ppo.kl_target, ppo.kl_horizon) == (0.2, 6.0, 10_000)
+    assert (ppo.clip, ppo.value_clip, ppo.value_coef, ppo.gamma, ppo.lam) == (0.2, 0.2, 0.1, 1.0, 0.95)
+    assert ppo.reward == "paper"
+    assert ppo.answers == 1
+    sft = given_args(SftSettings, "--preset", "paper")
+    assert (sft.learning_rate, sft.epochs, sft.batch_size, sft.lora.dropout) == (9e-6, 1, 24, 0.05)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_complete_run_is_valid_and_opens_with_its_command(path):
+    command = path.read_text().splitlines()[0].removeprefix("# ").split()
+    kind = {"sft": SftSettings, "ppo": PpoSettings}[command[1]]
+    assert command[0] == "rl4nlu"
+    assert Path(command[2]).name == path.name
+    settings = given_args(kind, str(path), *command[3:])
+    assert settings.task
+
+
+def test_saved_settings_and_command_give_the_same_settings(tmp_path):
+    settings = given_args(
+        PpoSettings, "--task", "glue/rte", "--lora.no-rslora", "--chat", "--value-clip", "None", "--clip", "0.1"
+    )
+    config.save(settings, tmp_path / "config.yaml")
+    assert given_args(PpoSettings, str(tmp_path / "config.yaml")) == settings
+    assert given_args(PpoSettings, *command_line("ppo", settings).split()[2:]) == settings
+
+
+def outcome(function, *args):
+    """What a function returns, or its message to the user; anything else it raises fails the test."""
+    try:
+        return function(*args)
+    except UserError as wrong:
+        return str(wrong)
+
+
+@given(st.dictionaries(st.text(max_size=12), st.none() | st.text(max_size=8) | st.floats() | st.lists(st.integers())))
+def test_no_settings_file_ends_in_a_traceback(values):
+    found = outcome(validate, SftSettings, values)
+    assert isinstance(found, str) or set(values) <= set(SftSettings.model_fields), "an unknown key was accepted"
+
+
+@given(st.text(max_size=60))
+def test_no_yaml_text_ends_in_a_traceback(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("yaml") / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    found = outcome(config.read_yaml, path)
+    assert isinstance(found, str) or found == {} or isinstance(yaml.safe_load(text), dict)
+
+
+WORDS = ["--task", "--limit", "--lora.r", "x", "3", "-1", "--no-chat", "--", "=", "--seed=1"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=5))
+def test_no_flags_end_in_a_traceback(args):
+    found = outcome(given_args, SftSettings, *args)
+    assert isinstance(found, SftSettings) or "\n" not in found.strip()
