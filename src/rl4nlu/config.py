@@ -23,6 +23,8 @@ class Frozen(BaseModel):
 
 
 class LoraSettings(Frozen):
+    """Settings of the adapter."""
+
     r: int = Field(16, gt=0)
     """Rank."""
     alpha: int = Field(32, gt=0)
@@ -69,6 +71,8 @@ class Settings(Frozen):
 
 
 class EvaluateSettings(Settings):
+    """Settings of `evaluate`."""
+
     adapter: Path | None = None
     """Run folder whose adapter to evaluate."""
     decode: Literal["score", "greedy", "sample"] = "score"
@@ -149,6 +153,8 @@ class PpoSettings(TrainSettings):
 
 
 class PredictSettings(Frozen):
+    """Settings of `predict`."""
+
     input: Path | None = None
     """Rows: .jsonl or .tsv with the task's fields by name."""
     output: Path | None = None

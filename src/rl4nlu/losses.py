@@ -56,10 +56,15 @@ def ppo_loss(
     given = (logp_BA, old_logp_BA, advantage_BA, value_BA, old_value_BA, return_BA, entropy_BA)
     assert all(x.shape == shape for x in given), f"shapes differ: {[tuple(x.shape) for x in given]}"
 
+    # whatever stands at masked positions, NaN included, is gone before it meets a number that counts
+    logp_BA, old_logp_BA, advantage_BA, value_BA, old_value_BA, return_BA, entropy_BA = (
+        torch.where(mask_BA, x_BA, 0.0) for x_BA in given
+    )
+
     def mean(x_BA: Tensor) -> Tensor:
         return torch.where(mask_BA, x_BA, 0.0).sum() / count
 
-    log_ratio_BA = torch.where(mask_BA, logp_BA - old_logp_BA, 0.0)
+    log_ratio_BA = logp_BA - old_logp_BA
     ratio_BA = log_ratio_BA.exp()
     free_BA = ratio_BA * advantage_BA
     clipped_BA = ratio_BA.clamp(1 - clip, 1 + clip) * advantage_BA
@@ -78,7 +83,7 @@ def ppo_loss(
             "value_loss": value.item(),
             "entropy": entropy.item(),
             "approx_kl": mean(ratio_BA - 1 - log_ratio_BA).item(),
-            "clipfrac": mean((clipped_BA < free_BA).float()).item(),
+            "clipfrac": mean((clipped_BA < free_BA).to(ratio_BA.dtype)).item(),
             "ratio": mean(ratio_BA).item(),
         }
     return Loss(total, parts)
