@@ -43,14 +43,15 @@ def stages(folder: Path) -> dict[str, tuple[Callable[[], object], int]]:
     policy = load_policy("mini", lora=sft_settings.lora)
     policy.add_value_head()
     train = encode(policy, task, sft_settings, load(task, "train"))
+    nothing = encode(policy, task, sft_settings, [])
     (folder / "run").mkdir()
     run = Run(folder / "run")
     return {
         "zero-shot, labels scored": (lambda: list(ask(base, zero_shot, "score", settings)), ROWS),
         "5-shot, labels scored": (lambda: list(ask(base, few_shot, "score", few)), ROWS),
         "zero-shot, greedy": (lambda: list(ask(base, zero_shot, "greedy", settings)), ROWS),
-        "sft": (lambda: sft.train(policy, train, sft_settings, run), 5 * BATCH),
-        "ppo": (lambda: ppo.train(policy, train, ppo_settings, run), 2 * BATCH),
+        "sft": (lambda: sft.train(policy, train, nothing, sft_settings, run), 5 * BATCH),
+        "ppo": (lambda: ppo.train(policy, train, nothing, ppo_settings, run), 2 * BATCH),
     }
 
 

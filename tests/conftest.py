@@ -19,3 +19,18 @@ def real_data() -> Path:
     if not (REAL_DATA / "glue").is_dir():
         pytest.skip(f"the official GLUE and SuperGLUE files are not at {REAL_DATA} (set RL4NLU_DATA)")
     return REAL_DATA
+
+
+@pytest.fixture
+def gradients(monkeypatch):
+    """The gradients at every optimizer step from now on, as a list of lists of tensors."""
+    from rl4nlu import optim
+
+    seen, real = [], optim.apply
+
+    def spy(optimizer, weights, rate, max_norm):
+        seen.append([w.grad.detach().clone() if w.grad is not None else w.detach() * 0 for w in weights])
+        return real(optimizer, weights, rate, max_norm)
+
+    monkeypatch.setattr(optim, "apply", spy)
+    return seen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import torch
+
 from models_zoo import tiny
 from rl4nlu.forward import shares_prefix
 from rl4nlu.models import Policy
@@ -19,3 +21,11 @@ def tiny_policy(name: str, eos: int | None = None, seed: int = 0) -> Policy:
         decode=lambda ids, skip_special_tokens: "".join(f" {i}" for i in ids if i != eos),
     )
     return Policy(name, model, tokenizer, shares_prefix(model))
+
+
+def assert_same_gradients(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+    """Equal but for rounding in float32, measured against the largest gradient of all."""
+    largest = max(float(gradient.abs().max()) for gradient in a)
+    assert largest > 0
+    for one, other in zip(a, b, strict=True):
+        assert float((one - other).abs().max()) <= 1e-5 * largest

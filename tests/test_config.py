@@ -21,7 +21,7 @@ KINDS = [EvaluateSettings, SftSettings, PpoSettings, config.PredictSettings, con
 COMMON = "task model data template chat shots limit seed split device dtype max_tokens max_length out"
 TRAIN = (
     f"{COMMON} init preset epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay "
-    "max_grad_norm eval_limit lora.r lora.alpha lora.dropout lora.rslora lora.target"
+    "max_grad_norm select_rows eval_limit lora.r lora.alpha lora.dropout lora.rslora lora.target"
 )
 PPO_ONLY = (
     "answers answer_tokens reward inner_epochs minibatch clip value_clip value_coef entropy_coef gamma lam kl_coef "

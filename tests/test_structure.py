@@ -27,6 +27,7 @@ FLOW = [
     "run",
     "evaluate",
     "optim",
+    "selection",
     "card",
     "sft",
     "ppo",

@@ -106,6 +106,8 @@ class TrainSettings(Settings):
     """Of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
+    select_rows: int = Field(0, ge=0)
+    """Keep the best state by N held-out training rows (at most a tenth of them); 0: keep the last."""
     eval_limit: int | None = Field(None, gt=0)
     """At most N rows in the final evaluation."""
     lora: LoraSettings = LoraSettings()
@@ -122,7 +124,9 @@ class PpoSettings(TrainSettings):
     """Prompts a step."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""
-    answers: int = Field(1, ge=1, le=64)
+    select_rows: int = Field(256, ge=0)
+    """Keep the best state by N held-out training rows (at most a tenth of them); 0: keep the last."""
+    answers: int = Field(4, ge=1, le=64)
     """Sampled answers a prompt."""
     answer_tokens: int | None = Field(None, gt=0)
     """Longest sampled answer (default: the longest label's, and 4)."""
@@ -206,6 +210,8 @@ PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
             "warmup": 0.0,
             "kl_coef": 0.2,
             "kl_target": 6.0,
+            "answers": 1,
+            "select_rows": 0,
             "answer_tokens": 32,
         },
     },

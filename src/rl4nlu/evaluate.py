@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def measure(
     answer_tokens: int | None = None,
     run: Run | None = None,
     split: str | None = None,
-    **extra: Any,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Ask every row and compute the task's metrics: one entry of results.json."""
     task, start = question.task, time.perf_counter()
@@ -142,7 +142,7 @@ def measure(
     return {
         "task": task.name,
         "method": method,
-        **extra,
+        **(extra or {}),
         "model": policy.name,
         "template": settings.template,
         "shots": len(question.prompter.shots),

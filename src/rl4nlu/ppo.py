@@ -23,10 +23,11 @@ from .rewards import REWARDS, KLController, token_rewards
 from .rollout import Answer, sample, uniforms
 from .run import Meter, Run, check_free
 from .seeding import generator
+from .selection import BestState, hold_out
 from .tasks import find
 from .tokens import Encoded, batch_order, micro_batches
 
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-4
 """At width 256; see optim.base_rate."""
 
 
@@ -66,23 +67,28 @@ def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     policy.add_value_head()
     if init is not None:
         policy.load_value_head(init)
-    question = encode(policy, teacher, settings, train_rows)
+    learnt, held = hold_out(train_rows, settings)
+    question, held_out = encode(policy, teacher, settings, learnt), encode(policy, teacher, settings, held)
     dev = encode(policy, task, settings, dev_rows)
     run = Run.create("ppo", settings)
-    steps = train(policy, question, settings, run)
+    steps, best = train(policy, question, held_out, settings, run)
     policy.save(run.path)
-    result = measure(policy, dev, settings, "ppo", run=run, estimator="gae", train_rows=len(train_rows), steps=steps)
+    extra = {"estimator": "gae", "train_rows": len(learnt), "steps": steps, **best}
+    result = measure(policy, dev, settings, "ppo", run=run, extra=extra)
     run.write_results([result])
     write_card(run, settings, [result])
     return run, [result]
 
 
-def train(policy: Policy, question: Question, settings: PpoSettings, run: Run) -> int:
-    """The training loop. Returns the number of steps, each a rollout and its inner epochs."""
+def train(
+    policy: Policy, question: Question, held: Question, settings: PpoSettings, run: Run
+) -> tuple[int, dict[str, float]]:
+    """The training loop. Returns the number of steps, each a rollout and its inner epochs, and which one was kept."""
     policy.model.eval()  # no dropout, so that the first ratio is one
     steps = optim.steps_of(settings, len(question.rows))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     optimizer = optim.make_optimizer(settings, policy.trainable())
+    best = BestState(policy, held, settings, steps)
     controller = KLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
     with Meter(f"ppo {question.task.name}", steps) as meter:
         for step in range(steps):
@@ -97,10 +103,10 @@ def train(policy: Policy, question: Question, settings: PpoSettings, run: Run) -
             controller.update(rollout.stats["kl"], len(rollout.score_N))
             speed = len(chosen) / (time.perf_counter() - start)
             record = {"step": step + 1, **stats, **rollout.stats, "kl_coef": controller.coef, "learning_rate": rate}
-            run.log({**record, "examples_per_second": speed})
+            run.log({**record, "examples_per_second": speed, **best.after(step + 1, steps)})
             shown = {name: record[name] for name in ("reward", "accuracy", "kl", "unparsable")}
             meter.advance(1, **shown, examples_per_second=speed)
-    return steps
+    return steps, best.restore()
 
 
 @torch.no_grad()

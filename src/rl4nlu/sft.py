@@ -16,6 +16,7 @@ from .losses import sft_loss
 from .models import Policy, load_policy
 from .run import Meter, Run, check_free
 from .seeding import derive
+from .selection import BestState, hold_out
 from .tasks import find
 from .tokens import batch_order, micro_batches
 
@@ -34,24 +35,29 @@ def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
     policy = load_policy(
         settings.model or "", settings.device, settings.dtype, settings.lora, settings.init, seed=settings.seed
     )
-    question = encode(policy, teacher, settings, train_rows)
+    learnt, held = hold_out(train_rows, settings)
+    question, held_out = encode(policy, teacher, settings, learnt), encode(policy, teacher, settings, held)
     dev = encode(policy, task, settings, dev_rows)
     run = Run.create("sft", settings)
-    steps = train(policy, question, settings, run)
+    steps, best = train(policy, question, held_out, settings, run)
     policy.save(run.path)
-    result = measure(policy, dev, settings, "sft", run=run, train_rows=len(train_rows), steps=steps)
+    extra = {"train_rows": len(learnt), "steps": steps, **best}
+    result = measure(policy, dev, settings, "sft", run=run, extra=extra)
     run.write_results([result])
     write_card(run, settings, [result])
     return run, [result]
 
 
-def train(policy: Policy, question: Question, settings: SftSettings, run: Run) -> int:
-    """The training loop. Returns the number of steps."""
+def train(
+    policy: Policy, question: Question, held: Question, settings: SftSettings, run: Run
+) -> tuple[int, dict[str, float]]:
+    """The training loop. Returns the number of steps, and which of them was kept if that was chosen."""
     rows = question.rows
     steps = optim.steps_of(settings, len(rows))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     weights = policy.trainable()
     optimizer = optim.make_optimizer(settings, weights)
+    best = BestState(policy, held, settings, steps)
     with Meter(f"sft {question.task.name}", steps) as meter:
         for step in range(steps):
             start = time.perf_counter()
@@ -69,9 +75,8 @@ def train(policy: Policy, question: Question, settings: SftSettings, run: Run) -
             rate = optim.rate_at(settings, base, step, steps)
             norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
             speed = len(chosen) / (time.perf_counter() - start)
-            run.log(
-                {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate, "examples_per_second": speed}
-            )
+            record = {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate}
+            run.log({**record, "examples_per_second": speed, **best.after(step + 1, steps)})
             meter.advance(1, loss=loss, examples_per_second=speed)
     policy.model.eval()
-    return steps
+    return steps, best.restore()
