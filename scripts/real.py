@@ -18,27 +18,27 @@ from rl4nlu.report import collect, grid, main_metric
 from rl4nlu.run import environment
 from rl4nlu.tasks import find
 
-SFT = {
-    "glue/sst2": "--max-steps 600",
-    "glue/cola": "--epochs 3",
-    "glue/rte": "--epochs 3",
-    "glue/mrpc": "--epochs 3",
-    "superglue/cb": "--epochs 20",
-    "superglue/wic": "--epochs 3",
+SFT_STEPS = {
+    "glue/sst2": 600,
+    "glue/cola": 400,
+    "glue/rte": 150,
+    "glue/mrpc": 200,
+    "superglue/cb": 80,
+    "superglue/wic": 300,
 }
-PPO = "--max-steps 100"
+PPO_STEPS = 60
 
 
 def commands(folder: Path, rows: Path) -> list[tuple[Path, str]]:
     """(run folder, command) in the order in which they must run."""
     found = []
-    for task, steps in SFT.items():
+    for task, steps in SFT_STEPS.items():
         name = task.split("/")[1]
         common = f"--task {task} --model mini --data {rows}"
         zero, sft, ppo = (folder / f"{method}-{name}" for method in ("zero", "sft", "ppo"))
         found.append((zero, f"rl4nlu evaluate {common} --out {zero}"))
-        found.append((sft, f"rl4nlu sft {common} {steps} --out {sft}"))
-        found.append((ppo, f"rl4nlu ppo {common} {PPO} --init {sft} --out {ppo}"))
+        found.append((sft, f"rl4nlu sft {common} --max-steps {steps} --out {sft}"))
+        found.append((ppo, f"rl4nlu ppo {common} --max-steps {PPO_STEPS} --init {sft} --out {ppo}"))
     return found
 
 

@@ -258,3 +258,50 @@ def test_settings_file_with_flags_over_it(world):
         return Path(folder, "adapter/adapter_model.safetensors").read_bytes()
 
     assert adapter("a") == adapter("b") == adapter("c")
+
+
+def test_a_run_that_diverges_stops_with_a_line(world, capsys, monkeypatch):
+    from rl4nlu import losses, sft
+
+    def broken(logp, mask, count):
+        found = losses.sft_loss(logp, mask, count)
+        return losses.Loss(found.total * float("nan"), found.parts)
+
+    monkeypatch.setattr(sft, "sft_loss", broken)
+    assert (
+        main(
+            [
+                "sft",
+                "--task",
+                "mini/sentiment",
+                "--model",
+                "mini",
+                "--max-steps",
+                "2",
+                "--batch-size",
+                "4",
+                "--out",
+                "run",
+            ]
+        )
+        == 3
+    )
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: the gradient is not finite")
+    assert not Path("run/adapter").exists()
+
+
+def test_the_demo_in_short(world, capsys, monkeypatch):
+    """All of its stations, with hardly any steps; `make demo` is the real one."""
+    from rl4nlu import demo
+
+    monkeypatch.setattr(demo, "SFT_STEPS", 1)
+    monkeypatch.setattr(demo, "PPO_STEPS", 1)
+    assert main(["demo", "--out", "d"]) == 0
+    out = capsys.readouterr().out
+    for head in ("zero-shot", "few-shot", "sft", "ppo", "average", "report.html"):
+        assert head in out
+    assert Path("d/report.html").stat().st_size > 50_000
+    results = [json.loads(path.read_text())["results"] for path in sorted(Path("d").glob("*/results.json"))]
+    found = {(result["task"], result["method"]) for group in results for result in group}
+    assert len(found) == 4 * 4

@@ -147,7 +147,7 @@ COMMANDS: dict[str, Callable[[Args], None]] = {
 
 
 def main(argv: Args | None = None) -> int:
-    """Run one sub-command. Returns the exit code: 0, or 2 for input that the user can mend."""
+    """Run one sub-command. Returns the exit code: 0; 2 for input that the user can mend; 3 for a run that diverged."""
     # waiting threads of GNU's OpenMP burn their core for long by default; beside another job that slows both manyfold
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     args = list(sys.argv[1:] if argv is None else argv)
@@ -170,6 +170,9 @@ def main(argv: Args | None = None) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}; nothing was changed by this step: try a lower --learning-rate", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

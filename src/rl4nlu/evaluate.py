@@ -191,7 +191,8 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
 
 
 def follow(adapter: Path, settings: EvaluateSettings) -> tuple[TrainSettings, EvaluateSettings]:
-    """Ask a trained adapter as it was trained: its base model and template, and where none is given its task and data.
+    """Ask a trained adapter as it was trained: its base model, template and few-shot examples; and where none is given
+    its task and data.
 
     Raises:
         UserError: there is no adapter, or the given model or template is another one.
@@ -204,6 +205,9 @@ def follow(adapter: Path, settings: EvaluateSettings) -> tuple[TrainSettings, Ev
         raise UserError(f"--model {settings.model}: the adapter {adapter} was trained on {base}; leave --model out")
     changes: dict[str, Any] = {"model": base, "template": trained.template, "chat": trained.chat}
     changes |= {"task": settings.task or trained.task, "data": settings.data or trained.data}
+    changes |= {"max_length": settings.max_length or trained.max_length}
+    if trained.shots and not settings.shots:  # the very examples it was trained with
+        changes |= {"shots": trained.shots, "seed": trained.seed}
     return trained, settings.model_copy(update=changes)
 
 

@@ -51,7 +51,7 @@ def apply(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter], rat
     """
     norm = float(torch.nn.utils.clip_grad_norm_(weights, max_norm))
     if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient is not finite (norm {norm})")
+        raise FloatingPointError(f"the gradient is not finite (norm {norm}), so the run was stopped")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
