@@ -77,7 +77,13 @@ def test_maths_imports_torch_only(name):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= {"torch"}
         if isinstance(node, ast.ImportFrom) and not node.level:
-            assert (node.module or "").split(".")[0] in {"__future__", "torch", "collections", "dataclasses"}
+            assert (node.module or "").split(".")[0] in {
+                "__future__",
+                "torch",
+                "collections",
+                "dataclasses",
+                "functools",
+            }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

@@ -10,6 +10,7 @@ Shapes: B rows, K answers, A answer tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,27 +38,33 @@ def closed_set_logp(logp_BKA: Tensor, answers: Sequence[Sequence[int]]) -> Tenso
     Returns:
         (B, K), each row's probabilities adding up to one.
     """
-    K, A = len(answers), max(map(len, answers))
+    stands_AKK, reads_AK = (mask.to(logp_BKA.device) for mask in _branches(tuple(map(tuple, answers))))
+    A, K = reads_AK.shape
     assert logp_BKA.shape[1] == K
     assert logp_BKA.shape[2] >= A
     total_BK = logp_BKA.new_zeros(logp_BKA.shape[:2])
     for a in range(A):
-        # the first answer through each branch stands for it
-        stands_KK = torch.zeros((K, K), dtype=torch.bool)
-        reads_K = torch.tensor([len(answer) > a for answer in answers])
-        for k, answer in enumerate(answers):
-            branches: set[int] = set()
-            for j, other in enumerate(answers):
-                if (
-                    len(answer) > a
-                    and len(other) > a
-                    and tuple(other[:a]) == tuple(answer[:a])
-                    and other[a] not in branches
-                ):
-                    branches.add(other[a])
-                    stands_KK[k, j] = True
-        rivals_BKK = torch.where(stands_KK.to(logp_BKA.device), logp_BKA[:, None, :, a], float("-inf"))
-        reads_K = reads_K.to(logp_BKA.device)
-        norm_BK = torch.where(reads_K[:, None], rivals_BKK, 0.0).logsumexp(-1)
-        total_BK = total_BK + torch.where(reads_K, logp_BKA[:, :, a] - norm_BK, 0.0)
+        rivals_BKK = torch.where(stands_AKK[a], logp_BKA[:, None, :, a], float("-inf"))
+        norm_BK = torch.where(reads_AK[a][:, None], rivals_BKK, 0.0).logsumexp(-1)
+        total_BK = total_BK + torch.where(reads_AK[a], logp_BKA[:, :, a] - norm_BK, 0.0)
     return total_BK
+
+
+@lru_cache(maxsize=64)
+def _branches(answers: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
+    """Where token a of answer k is read (A, K), and which answers j stand for its rivals there (A, K, K).
+
+    The first answer through a branch stands for it.
+    """
+    K, A = len(answers), max(map(len, answers))
+    stands_AKK = torch.zeros((A, K, K), dtype=torch.bool)
+    reads_AK = torch.zeros((A, K), dtype=torch.bool)
+    for a in range(A):
+        for k, answer in enumerate(answers):
+            reads_AK[a, k] = len(answer) > a
+            taken: set[int] = set()
+            for j, other in enumerate(answers):
+                if len(answer) > a and len(other) > a and other[:a] == answer[:a] and other[a] not in taken:
+                    taken.add(other[a])
+                    stands_AKK[a, k, j] = True
+    return stands_AKK, reads_AK
