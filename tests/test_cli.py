@@ -117,6 +117,8 @@ MISTAKES = [
     (f"{RTE} --data good --max-length 32 --template verdict", "longer than the model's context"),
     ("evaluate --adapter trained --model other", "was trained on mini"),
     ("evaluate --adapter torn --data good", "adapter_model.safetensors is missing"),
+    ("ppo --task glue/rte --init trained --data good --lora.r 3", "leave the lora settings out"),
+    ("ppo --task glue/rte --init trained --model other --data good", "was trained on mini"),
     ("predict", "needs the folder of a finished run"),
     ("predict trained --output a.jsonl", "--input is missing"),
     ("predict torn --input rows.jsonl --output a.jsonl", "adapter_model.safetensors is missing"),
@@ -206,7 +208,7 @@ def test_the_whole_way_through(world, capsys):
     assert main(["predict", "p", "--input", "in.jsonl", "--output", "answers.jsonl"]) == 0
     assert main(["report", "zero", "few", "s", "p", "--out", "page.html"]) == 0
     out = capsys.readouterr().out
-    assert "next: rl4nlu ppo --task mini/question --model mini --init s" in out
+    assert "next: rl4nlu ppo --task mini/question --init s" in out
 
     answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert [answer["id"] for answer in answers] == ["x0", "x1", "x2"]

@@ -149,3 +149,16 @@ def test_from_the_base_model_and_numeric_rewards():
     rollout = ppo.roll_out(policy, question, question.rows[:16], chosen, step=0)
     assert rollout.stats["unparsable"] > 0.5
     assert float(rollout.score_N.min()) == -3.0
+
+
+def test_a_start_brings_its_own_settings(tmp_path):
+    """Model, template, examples and LoRA are those of the run to start from; nothing is silently mixed."""
+    values = {"task": TASK, "model": "mini", "max_steps": 1, "eval_limit": 8, "template": "verdict", "lora": {"r": 4}}
+    first, _ = sft.sft(validate(SftSettings, {**values, "out": tmp_path / "first"}))
+    chosen = {"task": TASK, "init": first.path, "max_steps": 1, "batch_size": 4, "eval_limit": 8}
+    second, (result,) = ppo.ppo(validate(PpoSettings, {**chosen, "out": tmp_path / "second"}))
+    assert result["template"] == "verdict"
+    saved = (second.path / "config.yaml").read_text()
+    assert "r: 4" in saved
+    assert "model: mini" in saved
+    assert json.loads((second.path / "adapter" / "adapter_config.json").read_text())["r"] == 4

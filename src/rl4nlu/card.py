@@ -24,7 +24,7 @@ def write_card(run: Run, settings: TrainSettings, results: list[dict[str, Any]])
         f"# {first['task']} by {first['method']} on {settings.model}",
         f"A LoRA adapter for `{settings.model}`, trained with rl4nlu by {first['method']} on "
         f"{first['train_rows']} rows of `{first['task']}` in {first['steps']} steps "
-        f"(template `{settings.template}`, seed {settings.seed}).",
+        f"(template `{first['template']}`, seed {settings.seed}).",
         "## Results",
         "| task | split | n | metric | value | standard error |\n|---|---|---|---|---|---|",
     ]

@@ -36,12 +36,12 @@ def sft(args: Args) -> None:
     from .config import SftSettings
 
     settings = _settings(SftSettings, args, "sft")
-    _need(settings, "task", "model")
+    _need(settings, "task", "model" if settings.init is None else None)
     from .sft import sft as run_it
 
     run, results = run_it(settings)
     again = f" --data {settings.data}" if settings.data else ""
-    _finish(run.path, results, f"rl4nlu ppo --task {settings.task} --model {settings.model}{again} --init {run.path}")
+    _finish(run.path, results, f"rl4nlu ppo --task {settings.task}{again} --init {run.path}")
 
 
 def ppo(args: Args) -> None:
@@ -52,7 +52,7 @@ def ppo(args: Args) -> None:
     from .config import PpoSettings
 
     settings = _settings(PpoSettings, args, "ppo")
-    _need(settings, "task", "model")
+    _need(settings, "task", "model" if settings.init is None else None)
     from .ppo import ppo as run_it
 
     run, results = run_it(settings)

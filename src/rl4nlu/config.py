@@ -46,8 +46,8 @@ class Settings(Frozen):
     """mini (bundled), a folder, or a name on the hub."""
     data: Path | None = None
     """Folder in the official layout (DIR/glue/RTE/train.tsv); without it, the hub."""
-    template: Literal["plain", "verdict"] = "plain"
-    """plain: short, for base models; verdict: instruction, answer between tags."""
+    template: Literal["plain", "verdict"] | None = None
+    """plain: short, for base models; verdict: instruction, answer between tags (default: the adapter's, else plain)."""
     chat: bool = False
     """Wrap prompts in the tokenizer's chat template."""
     shots: int = Field(0, ge=0, le=64)

@@ -7,6 +7,7 @@ quoting in TSV. Every row is checked; what is wrong is named by file and line, a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def _hub_rows(task: Task, files: Files, split: str) -> Iterable[tuple[str, Mappi
     import datasets
 
     suite, config = files.hub
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to the user
     repository, revision = HUB[suite]
     if split not in files.hub_splits:
         raise UserError(f"{task.name} has no {split} split on the hub")

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from . import data
-from .config import EvaluateSettings, Settings, TrainSettings, validate
+from .config import EvaluateSettings, LoraSettings, Settings, TrainSettings, validate
 from .errors import UserError
 from .forward import score
 from .labels import closed_set_logp, distinguishing
@@ -23,6 +23,8 @@ from .run import Meter, Run, check_free, read_config
 from .tasks import Example, Task, find_all
 from .tokens import Encoded, EncodedRows, Encoder, micro_batches
 
+S = TypeVar("S", bound=Settings)
+T = TypeVar("T", bound=TrainSettings)
 CHUNK = 512
 """Rows that are put in order of length and worked on before their predictions are written."""
 
@@ -63,7 +65,7 @@ def encode(policy: Policy, task: Task, settings: Settings, examples: Sequence[Ex
         teacher = data.training_task(task)
         chosen = choose_shots(task, data.load(teacher, "train", settings.data), settings.shots, settings.seed)
     chat = chat_wrapper(policy.tokenizer) if settings.chat else None
-    prompter = Prompter(task, settings.template, chosen, chat)
+    prompter = Prompter(task, settings.template or "plain", chosen, chat)
     encoder = Encoder(
         policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length)
     )
@@ -144,7 +146,7 @@ def measure(
         "method": method,
         **(extra or {}),
         "model": policy.name,
-        "template": settings.template,
+        "template": question.prompter.template,
         "shots": len(question.prompter.shots),
         "decode": decode,
         "seed": settings.seed,
@@ -161,9 +163,8 @@ def measure(
 def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `evaluate` command: zero-shot or few-shot, or a trained adapter, on one task or several."""
     check_free(settings.out)
-    trained: TrainSettings | None = None
     if settings.adapter is not None:
-        trained, settings = follow(settings.adapter, settings)
+        settings = follow(settings.adapter, settings)
     tasks = find_all(settings.task or "")
     several = len(tasks) > 1
     absent = [t for t in tasks if several and not data.available(t, settings.split or t.eval_split, settings.data)]
@@ -178,7 +179,11 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
     questions = [encode(policy, task, settings, loaded[task.name]) for task in tasks]
     run = Run.create("evaluate", settings)
-    method = ("few-shot" if settings.shots else "zero-shot") if trained is None else trained_method(settings.adapter)
+    method = (
+        ("few-shot" if settings.shots else "zero-shot")
+        if settings.adapter is None
+        else trained_method(settings.adapter)
+    )
     results: list[dict[str, Any]] = []
     for question in questions:
         if question.rows.cut:
@@ -190,25 +195,44 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     return run, results
 
 
-def follow(adapter: Path, settings: EvaluateSettings) -> tuple[TrainSettings, EvaluateSettings]:
-    """Ask a trained adapter as it was trained: its base model, template and few-shot examples; and where none is given
+def follow(run: Path, settings: S) -> S:
+    """Use a trained adapter as it was trained: its base model, template and few-shot examples; and where none is given
     its task and data.
 
     Raises:
-        UserError: there is no adapter, or the given model or template is another one.
+        UserError: there is no adapter, or the given model is another one.
     """
-    adapter_folder(adapter)
-    values = read_config(adapter)
-    trained = validate(TrainSettings, {k: v for k, v in values.items() if k in TrainSettings.model_fields})
-    base = trained.model or base_of(adapter)
+    adapter_folder(run)
+    trained = trained_settings(run)
+    base = trained.model or base_of(run)
     if settings.model not in (None, base):
-        raise UserError(f"--model {settings.model}: the adapter {adapter} was trained on {base}; leave --model out")
-    changes: dict[str, Any] = {"model": base, "template": trained.template, "chat": trained.chat}
+        raise UserError(f"--model {settings.model}: the adapter in {run} was trained on {base}; leave --model out")
+    changes: dict[str, Any] = {"model": base, "template": settings.template or trained.template}
+    changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
     changes |= {"task": settings.task or trained.task, "data": settings.data or trained.data}
-    changes |= {"max_length": settings.max_length or trained.max_length}
     if trained.shots and not settings.shots:  # the very examples it was trained with
         changes |= {"shots": trained.shots, "seed": trained.seed}
-    return trained, settings.model_copy(update=changes)
+    return settings.model_copy(update=changes)
+
+
+def continue_from(settings: T) -> T:
+    """Settings of a training run, with what an adapter to start from (`--init`) brings along.
+
+    Raises:
+        UserError: as `follow`; or LoRA settings are given that are not the adapter's.
+    """
+    if settings.init is None:
+        return settings
+    lora = trained_settings(settings.init).lora if adapter_folder(settings.init) else settings.lora
+    if settings.lora not in (LoraSettings(), lora):
+        raise UserError(f"lora: the adapter in {settings.init} has {lora}; leave the lora settings out")
+    return follow(settings.init, settings).model_copy(update={"lora": lora})
+
+
+def trained_settings(run: Path) -> TrainSettings:
+    """What every training loop shares of the settings with which a run was made."""
+    values = read_config(run)
+    return validate(TrainSettings, {k: v for k, v in values.items() if k in TrainSettings.model_fields})
 
 
 def trained_method(adapter: Path | None) -> str:

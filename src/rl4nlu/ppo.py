@@ -15,7 +15,7 @@ from . import data, optim
 from .advantages import gae, whiten
 from .card import write_card
 from .config import PpoSettings
-from .evaluate import Question, encode, measure
+from .evaluate import Question, continue_from, encode, measure
 from .forward import Scores, score
 from .losses import ppo_loss
 from .models import Policy, load_policy
@@ -49,6 +49,7 @@ class Rollout:
 def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
     check_free(settings.out)
+    settings = continue_from(settings)
     task = find(settings.task or "")
     teacher = data.training_task(task)
     train_rows = data.load(teacher, "train", settings.data, settings.limit)

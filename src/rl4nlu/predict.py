@@ -24,7 +24,7 @@ def predict(run: Path, settings: PredictSettings) -> int:
     assert settings.input is not None
     assert settings.output is not None
     values = {name: getattr(settings, name) for name in ("decode", "device", "dtype", "max_tokens", "seed")}
-    _, asked = follow(run, validate(EvaluateSettings, {**values, "adapter": run}))
+    asked = follow(run, validate(EvaluateSettings, {**values, "adapter": run}))
     task = find(asked.task or "")
     if settings.output.exists():
         raise UserError(f"--output {settings.output} is there already: name another file, or remove this one first")

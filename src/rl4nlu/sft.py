@@ -10,7 +10,7 @@ import torch
 from . import data, optim
 from .card import write_card
 from .config import SftSettings
-from .evaluate import Question, encode, measure
+from .evaluate import Question, continue_from, encode, measure
 from .forward import score
 from .losses import sft_loss
 from .models import Policy, load_policy
@@ -27,6 +27,7 @@ LEARNING_RATE = 1e-3
 def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `sft` command: train, save the adapter, evaluate on the dev split."""
     check_free(settings.out)
+    settings = continue_from(settings)
     task = find(settings.task or "")
     teacher = data.training_task(task)
     train_rows = data.load(teacher, "train", settings.data, settings.limit)
