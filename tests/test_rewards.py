@@ -1,0 +1,108 @@
+"""Rewards: what test_maths.py leaves open. Every task's rewards agree with its judge; where the score goes; beta."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reference import ppo as reference
+from rl4nlu.rewards import REWARDS, KLController, exact_match, paper_reward, token_rewards
+from rl4nlu.tasks import TASKS, Example, find
+
+NUMERIC = [name for name, task in TASKS.items() if task.numeric]
+GOLDS = [f"{i / 100:.2f}" for i in range(501)]
+
+
+def example(label):
+    return Example("0", {}, label)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in NUMERIC])
+def test_one_minus_one_minus_three(name):
+    task = find(name)
+    for gold in task.labels:
+        for said in task.labels:
+            assert paper_reward(task, said, example(gold)) == (1.0 if task.judge(said, example(gold)) else -1.0)
+        assert paper_reward(task, None, example(gold)) == -3.0
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_numeric_rewards_agree_with_the_judge(name):
+    """Of all labels the one that is judged right earns most; none earns less than no answer at all."""
+    task = find(name)
+    for gold in GOLDS:
+        earned = {said: paper_reward(task, said, example(gold)) for said in task.labels}
+        assert all(earned[said] == 2.5 - abs(float(said) - float(gold)) for said in earned)
+        right = [said for said in task.labels if task.judge(said, example(gold))]
+        assert len(right) == 1
+        assert earned[right[0]] == pytest.approx(max(earned.values()), abs=1e-9)
+        assert earned[right[0]] >= 2.4 - 1e-9  # labels are 0.2 apart
+        assert paper_reward(task, None, example(gold)) == -2.5 <= min(earned.values())
+        assert sum(exact_match(task, said, example(gold)) for said in (*task.labels, None)) == 1.0
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_no_answer_never_pays(name):
+    for task in TASKS.values():
+        gold = example(task.labels[-1])
+        right, none = (REWARDS[name](task, said, gold) for said in (task.labels[-1], None))
+        worst = min(REWARDS[name](task, said, gold) for said in task.labels)
+        assert none <= worst < right
+
+
+def test_a_reward_needs_a_gold_label():
+    for name in ("glue/rte", "glue/stsb"):
+        with pytest.raises(AssertionError, match="gold label"):
+            paper_reward(find(name), find(name).labels[0], example(None))
+    assert exact_match(find("glue/rte"), "entailment", example(None)) == 0.0
+
+
+def test_the_score_comes_with_the_last_token_that_counts_and_no_other():
+    """Lengths 3, 1 and 2 of 3; no KL penalty, so nothing else is paid."""
+    mask = torch.arange(3) < torch.tensor([[3], [1], [2]])
+    logp, ref_logp = torch.full((3, 3), -1.0), torch.full((3, 3), -2.0)
+    rewards = token_rewards(torch.tensor([1.0, -3.0, 2.5]), logp, ref_logp, mask, kl_coef=0.0)
+    assert rewards.tolist() == [[0.0, 0.0, 1.0], [-3.0, 0.0, 0.0], [0.0, 2.5, 0.0]]
+
+
+def test_an_answers_rewards_add_up_to_score_less_beta_kl():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        mask = torch.arange(6) < torch.from_numpy(rng.integers(1, 7, size=(5, 1)))
+        score, logp, ref = (torch.from_numpy(rng.normal(size=s)) for s in (5, (5, 6), (5, 6)))
+        kl = torch.where(mask, logp - ref, 0.0).sum(1)
+        found = token_rewards(score, logp, ref, mask, 0.2)
+        assert torch.allclose(found.sum(1), score - 0.2 * kl, rtol=0, atol=1e-12)
+        assert (found[~mask] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kl", "answers", "expected"),
+    [
+        (6.0, 1000, 0.2),  # on target
+        (6.6, 1000, 0.202),  # a tenth above: 0.2 * (1 + 0.1 * 0.1)
+        (5.4, 1000, 0.198),  # a tenth below
+        (60.0, 1000, 0.204),  # the error is clipped at 0.2
+        (-1.0, 1000, 0.196),  # and at -0.2; k1 estimates can be negative
+        (60.0, 0, 0.2),
+    ],
+)
+def test_kl_coefficient_by_hand(kl, answers, expected):
+    adaptive, fixed = KLController(0.2, 6.0, 10_000), KLController(0.2, None, 10_000)
+    for controller in (adaptive, fixed):
+        controller.update(kl, answers)
+    assert adaptive.coef == pytest.approx(expected, rel=1e-12)
+    assert fixed.coef == 0.2
+
+
+def test_kl_coefficient_over_any_history():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        coef, target, horizon = rng.uniform(0.01, 1), rng.uniform(0.1, 10), int(rng.integers(100, 10_000))
+        history = [(rng.normal() * 2 * target, int(rng.integers(1, 65))) for _ in range(50)]
+        controller = KLController(coef, target, horizon)
+        for (kl, answers), expected in zip(history, reference.adaptive_kl(coef, target, horizon, history), strict=True):
+            controller.update(kl, answers)
+            assert controller.coef == pytest.approx(expected, rel=1e-12)
+            assert controller.coef > 0
