@@ -26,16 +26,15 @@ def demo(settings: DemoSettings) -> None:
     out = claim(settings.out, "demo")
     common = {"model": MINI, "seed": settings.seed}
     print(f"A 7M-parameter Llama on four small tasks, four ways. Everything goes to {out}.")
-    print("1/3  zero-shot and few-shot")
+    print("all tasks: zero-shot and few-shot")
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "out": out / "zero-shot"}))
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "shots": SHOTS, "out": out / "few-shot"}))
-    for i, task in enumerate(find_all("mini")):
+    for task in find_all("mini"):
         name = task.name.split("/")[1]
-        print(f"2/3  {task.name}: supervised fine-tuning" if not i else f"     {task.name}: supervised fine-tuning")
+        print(f"{task.name}: supervised fine-tuning, then PPO", flush=True)
         trained, _ = sft(
             validate(SftSettings, {**common, "task": task.name, "max_steps": SFT_STEPS, "out": out / f"sft-{name}"})
         )
-        print(f"3/3  {task.name}: PPO from there" if not i else f"     {task.name}: PPO from there")
         values = {
             **common,
             "task": task.name,
