@@ -150,3 +150,65 @@ def test_rows_without_gold_do_not_count():
     rows = outcomes(task, ["entailment", None], ["entailment", "entailment"])
     assert compute(task, rows)[0] == {"accuracy": 1.0}
     assert compute(task, rows[1:]) == ({}, {})
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_constant_or_no_answers_give_finite_numbers_without_warning(name):
+    task = find(name)
+    for gold in (None, task.labels[0], task.labels[-1]):  # None: golds that differ
+        for said in (task.labels[0], task.labels[-1], None):
+            rows = []
+            for i in range(6):
+                label = gold or task.labels[i % len(task.labels)]
+                meta = {"query": i // 2, "entity": "x", "answers": ["x"]}
+                rows.append(Outcome(Example(str(i), {}, label, str(i // 2), meta), said))
+            values = {metric: METRICS[metric](task, rows) for metric in task.metrics}
+            assert all(math.isfinite(value) for value in values.values()), (gold, said)
+            if said is not None:
+                assert all(values.get(metric, 0.0) == 0.0 for metric in ("matthews", "pearson", "spearman"))
+
+
+def record_row(i, query, entity, answers, prediction, confidence=None):
+    meta = {"query": query, "entity": entity, "answers": answers}
+    return Outcome(Example(str(i), {}, str(entity in answers), query, meta), prediction, confidence)
+
+
+def test_record_takes_the_first_entity_called_right_where_nothing_was_scored():
+    task = find("superglue/record")
+    rows = [
+        record_row(0, "1", "Oslo", ["Bergen"], "False"),
+        record_row(1, "1", "Bergen", ["Bergen"], "True"),
+        record_row(2, "1", "Oslo harbour", ["Bergen"], "True"),  # called right too, but later
+        record_row(3, "2", "Turin", ["Turin"], "False"),  # none called right: the first
+        record_row(4, "2", "Rome", ["Turin"], None),
+    ]
+    assert METRICS["record_em"](task, rows) == 1.0
+    # a score overrules what was said: 'Turin' is the likelier of two that are called wrong
+    scored = [record_row(0, "2", "Rome", ["Turin"], "False", -3.0), record_row(1, "2", "Turin", ["Turin"], "False", -2)]
+    assert METRICS["record_em"](task, scored) == 1.0
+
+
+def test_record_f1_counts_a_repeated_word_as_often_as_both_have_it():
+    """said: new new york (3 words); gold: new new york city (4); all 3 are common: precision 1, recall 3/4 -> 6/7."""
+    task = find("superglue/record")
+    rows = [record_row(0, "1", "New New York", ["Paris", "the New New York City"], "True")]
+    assert METRICS["record_f1"](task, rows) == pytest.approx(6 / 7, abs=1e-12)
+    assert METRICS["record_em"](task, rows) == 0.0
+
+
+def test_a_question_drawn_twice_counts_twice():
+    task = find("superglue/multirc")
+    rows = outcomes(task, ["True"] * 3, ["True", "True", "False"], ["a", "a", "b"])
+    assert METRICS["exact_match"](task, [*rows, *rows[:2]]) == pytest.approx(2 / 3, abs=1e-12)
+
+
+def test_bootstrap_of_a_mean_over_questions():
+    """400 questions of two answers, each question right or wrong as a whole: sqrt(p (1 - p) / 400)."""
+    task, right = find("superglue/multirc"), np.random.default_rng(1).random(400) < 0.7
+    said = ["True" if ok else "False" for ok in right for _ in range(2)]
+    rows = outcomes(task, ["True"] * 800, said, [str(i // 2) for i in range(800)])
+    values, errors = compute(task, rows)
+    p = right.mean()
+    assert values["exact_match"] == pytest.approx(p, abs=1e-12)
+    assert errors["exact_match"] == pytest.approx(math.sqrt(p * (1 - p) / 400), rel=0.25)
+    assert compute(task, rows) == (values, errors)  # the same on every call

@@ -54,3 +54,37 @@ def test_seeds_are_fixed_for_ever():
         != generator(0, "order", 2).integers(1000, size=3).tolist()
     )
     assert len({derive(seed, purpose, step) for seed in range(5) for purpose in "ab" for step in range(5)}) == 50
+
+
+def test_clipping_by_hand():
+    """Gradient (3, 4), norm 5, clipped to 1: (0.6, 0.8); one plain step at rate 0.5. A norm below 1 stays."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    weight.grad = torch.tensor([3.0, 4.0])
+    assert optim.apply(optimizer, [weight], 0.5, max_norm=1.0) == pytest.approx(5.0)
+    assert weight.tolist() == pytest.approx([-0.3, -0.4], abs=1e-5)
+    weight.grad = torch.tensor([0.3, 0.4])
+    assert optim.apply(optimizer, [weight], 1.0, max_norm=1.0) == pytest.approx(0.5)
+    assert weight.tolist() == pytest.approx([-0.6, -0.8], abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_leaves_weights_and_moments(bad):
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = optim.make_optimizer(settings(), weights)
+    for weight in weights:
+        weight.grad = torch.ones(2)
+    optim.apply(optimizer, weights, 0.1, 1.0)
+    before = [tensor.clone() for w in weights for tensor in (w.detach(), *optimizer.state[w].values())]
+    weights[0].grad, weights[1].grad = torch.ones(2), torch.tensor([0.0, bad])
+    with pytest.raises(FloatingPointError):
+        optim.apply(optimizer, weights, 0.1, 1.0)
+    after = [tensor for w in weights for tensor in (w.detach(), *optimizer.state[w].values())]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_warm_up_then_constant_by_hand():
+    """A fifth of ten steps to climb: 1/2, 1, then the peak throughout."""
+    flat = settings(schedule="constant", warmup=0.2)
+    assert [optim.rate_at(flat, 3.0, step, 10) for step in range(10)] == [1.5] + [3.0] * 9
+    assert optim.rate_at(settings(warmup=0.03), 3.0, 0, 1) == 3.0  # one step alone: neither zero nor an error

@@ -40,8 +40,9 @@ def whiten(x_BA: Tensor, mask_BA: Tensor) -> Tensor:
     noise is not blown up.
     """
     assert x_BA.shape == mask_BA.shape
-    count = mask_BA.sum()
+    count, dtype = mask_BA.sum(), x_BA.dtype
+    x_BA = x_BA.double()  # a mean that is large beside the spread leaves float32 too few digits
     mean = torch.where(mask_BA, x_BA, 0.0).sum() / count
     centred_BA = torch.where(mask_BA, x_BA - mean, 0.0)
     std = (centred_BA.square().sum() / count).sqrt()
-    return centred_BA / std.clamp(min=1e-4)
+    return (centred_BA / std.clamp(min=1e-4)).to(dtype)

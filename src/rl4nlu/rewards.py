@@ -61,4 +61,4 @@ class KLController:
         """Take note of the mean KL (nats an answer) of `answers` new answers."""
         if self.target is not None:
             error = min(max(kl / self.target - 1.0, -0.2), 0.2)
-            self.coef *= 1.0 + error * answers / self.horizon
+            self.coef *= 1.0 + error * min(1.0, answers / self.horizon)  # never to zero or below
