@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from rl4nlu import data
+from rl4nlu.metrics import METRICS, Outcome
 from rl4nlu.report import collect, grid, main_metric
 from rl4nlu.run import environment
 from rl4nlu.tasks import find
@@ -43,9 +44,11 @@ def commands(folder: Path, rows: Path) -> list[tuple[Path, str]]:
 
 
 def majority(task_name: str, rows: Path) -> float:
-    """Accuracy of always giving the dev split's most common label."""
-    labels = [example.label for example in data.load(find(task_name), "dev", rows)]
-    return collections.Counter(labels).most_common(1)[0][1] / len(labels)
+    """The task's first metric for always giving the dev split's most common label."""
+    task = find(task_name)
+    examples = data.load(task, "dev", rows)
+    (most_common, _), *_ = collections.Counter(example.label for example in examples).most_common(1)
+    return METRICS[task.metrics[0]](task, [Outcome(example, most_common) for example in examples])
 
 
 def page(done: list[tuple[Path, str]], rows: Path) -> str:
@@ -59,14 +62,15 @@ def page(done: list[tuple[Path, str]], rows: Path) -> str:
         "",
         "<!-- made by scripts/real.py (`make real DATA=DIR`) -->",
         "The bundled 7M-parameter model on official dev rows, labels scored, template `plain`, one seed; percent",
-        "± standard error over rows. PPO starts from the SFT adapter. Differences below two standard errors may be",
-        "chance.",
+        "± standard error over rows. PPO starts from the SFT adapter and ends in the state that was best on held-out",
+        "training rows, which may be its start. Majority: always the most common label. Differences below two standard",
+        "errors may be chance.",
         "",
         f"| task | metric | n | majority | {' | '.join(columns)} |",
         "|---|---|---|" + "---|" * (len(columns) + 1),
     ]
     for task, row in table.items():
-        always = f"{100 * majority(task, rows):.1f}" if metric[task] == "accuracy" else ""
+        always = f"{100 * majority(task, rows):.1f}"
         cells = [row[head].text if head in row else "" for head in columns]
         n = next(iter(row.values())).n
         lines.append(f"| {task} | {metric[task]} | {n} | {always} | {' | '.join(cells)} |")
