@@ -89,11 +89,11 @@ def report(args: Args) -> None:
     settings = _settings(ReportSettings, args[split:], "report")
     if not split:
         raise UserError("report needs at least one run folder: rl4nlu report RUN... --out report.html")
-    from .report import collect, write_page
+    from .report import collect, print_table, write_page
 
     runs = collect([Path(arg) for arg in args[:split]])
     write_page(runs, settings.out)
-    _print_table([result for run in runs for result in run.results])
+    print_table([result for run in runs for result in run.results])
     print(f"the report is in {settings.out}")
 
 
@@ -119,7 +119,8 @@ def tasks(args: Args) -> None:
         else:
             words = ", ".join(f"{label}: {task.words[label]}" for label in task.labels)
         table.add_row(task.name, ", ".join(task.metrics), task.eval_split, words)
-    _console(Console).print(table)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
 
 
 def demo(args: Args) -> None:
@@ -226,22 +227,11 @@ def _example(command: str) -> str:
     return (COMMANDS[command].__doc__ or "").strip().split("\n\n")[1].strip()
 
 
-def _console(kind: Any) -> Any:
-    """Text is cut nowhere when it goes to a file."""
-    return kind() if sys.stdout.isatty() else kind(width=160)
-
-
-def _print_table(results: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-
-    from .report import terminal_table
-
-    _console(Console).print(terminal_table(results))
-
-
 def _finish(path: Path, results: list[dict[str, Any]], next_command: str) -> None:
     """The last lines of every command: the scores, where everything is, what to try next."""
-    _print_table(results)
+    from .report import print_table
+
+    print_table(results)
     print(f"results and predictions are in {path}")
     print(f"next: {next_command}")
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
-
 from .config import DemoSettings, EvaluateSettings, PpoSettings, SftSettings, validate
 from .evaluate import evaluate
 from .models import MINI
 from .ppo import ppo
-from .report import collect, terminal_table, write_page
+from .report import collect, print_table, write_page
 from .run import claim
 from .sft import sft
 from .tasks import find_all
 
-SFT_STEPS, PPO_STEPS, SHOTS = 40, 15, 4
+SFT_STEPS, PPO_STEPS, SHOTS = 25, 25, 4
 PPO_RATE = 3e-4
 """Few steps want large ones; a state that is worse on held-out rows is not kept."""
 
@@ -46,6 +44,6 @@ def demo(settings: DemoSettings) -> None:
         ppo(validate(PpoSettings, values))
     runs = collect([out])
     write_page(runs, out / "report.html")
-    Console().print(terminal_table([result for run in runs for result in run.results]))
+    print_table([result for run in runs for result in run.results])
     print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {out / 'report.html'}")
     print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from .errors import UserError
@@ -124,7 +125,7 @@ def averages(columns: Sequence[str], table: dict[str, dict[str, Cell]]) -> dict[
 def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
     """Tasks x methods in percent, with standard errors; the best of a row is bold."""
     columns, cells = grid(results)
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     for head in ("task", "metric", "n"):
         table.add_column(head, no_wrap=True, overflow="fold")
     for head in columns:
@@ -137,12 +138,17 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
         table.add_row(task, metric[task], n, *[next(values) if h in row else "" for h in columns])
     if len(cells) > 1:
         means = averages(columns, cells)
-        table.add_section()
         table.add_row("average", "", "", *[f"{100 * means[h]:.1f}" if h in means else "" for h in columns])
     unparsable = sum(result["unparsable"] for result in results)
     if unparsable:
         table.caption = f"{unparsable} answers could not be parsed and count as wrong"
     return table
+
+
+def print_table(results: Sequence[dict[str, Any]]) -> None:
+    """Print the table; nothing is cut off where the output goes to a file."""
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(terminal_table(results))
 
 
 def write_page(runs: Sequence[RunView], out: Path) -> None:
