@@ -139,9 +139,6 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
     if len(cells) > 1:
         means = averages(columns, cells)
         table.add_row("average", "", "", *[f"{100 * means[h]:.1f}" if h in means else "" for h in columns])
-    unparsable = sum(result["unparsable"] for result in results)
-    if unparsable:
-        table.caption = f"{unparsable} answers could not be parsed and count as wrong"
     return table
 
 
@@ -149,6 +146,9 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
     """Print the table; nothing is cut off where the output goes to a file."""
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(terminal_table(results))
+    unparsable = sum(result["unparsable"] for result in results)
+    if unparsable:
+        console.print(f"{unparsable} answers could not be parsed and count as wrong")
 
 
 def write_page(runs: Sequence[RunView], out: Path) -> None:
