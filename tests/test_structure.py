@@ -29,6 +29,7 @@ FLOW = [
     "optim",
     "selection",
     "card",
+    "training",
     "sft",
     "ppo",
     "predict",

@@ -11,21 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import data, optim
+from . import optim
 from .advantages import gae, whiten
-from .card import write_card
 from .config import PpoSettings
-from .evaluate import Question, continue_from, encode, measure
+from .evaluate import Question
 from .forward import Scores, score
 from .losses import ppo_loss
-from .models import Policy, load_policy
+from .models import Policy
 from .rewards import REWARDS, KLController, token_rewards
 from .rollout import Answer, sample, uniforms
-from .run import Meter, Run, check_free
+from .run import Meter, Run
 from .seeding import generator
-from .selection import BestState, hold_out
-from .tasks import find
+from .selection import BestState
 from .tokens import Encoded, batch_order, micro_batches
+from .training import train_and_measure
 
 LEARNING_RATE = 1e-4
 """At width 256; see optim.base_rate."""
@@ -48,37 +47,7 @@ class Rollout:
 
 def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
-    check_free(settings.out)
-    settings = continue_from(settings)
-    task = find(settings.task or "")
-    teacher = data.training_task(task)
-    train_rows = data.load(teacher, "train", settings.data, settings.limit)
-    split = settings.split or task.eval_split
-    dev_rows = data.load(task, split, settings.data, settings.eval_limit)
-    init = settings.init
-    policy = load_policy(
-        settings.model or "",
-        settings.device,
-        settings.dtype,
-        settings.lora,
-        init,
-        reference=init is not None,
-        seed=settings.seed,
-    )
-    policy.add_value_head()
-    if init is not None:
-        policy.load_value_head(init)
-    learnt, held = hold_out(train_rows, settings)
-    question, held_out = encode(policy, teacher, settings, learnt), encode(policy, teacher, settings, held)
-    dev = encode(policy, task, settings, dev_rows)
-    run = Run.create("ppo", settings)
-    steps, best = train(policy, question, held_out, settings, run)
-    policy.save(run.path)
-    extra = {"estimator": "gae", "train_rows": len(learnt), "steps": steps, **best}
-    result = measure(policy, dev, settings, "ppo", run=run, extra=extra)
-    run.write_results([result])
-    write_card(run, settings, [result])
-    return run, [result]
+    return train_and_measure("ppo", settings, train, critic=True, extra={"estimator": "gae"})
 
 
 def train(

@@ -72,9 +72,13 @@ def sample(
 class _Reader(Protocol):
     """Reads one more token of some of the rows' answers."""
 
-    def first(self) -> Tensor: ...
+    def first(self) -> Tensor:
+        """Logits behind each prompt: (B, V)."""
+        ...
 
-    def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor: ...
+    def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor:
+        """Logits behind one more token of each answer that goes on: (M, V), in row-major order."""
+        ...
 
 
 def _sample_batch(

@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 
-from . import data, optim
-from .card import write_card
+from . import optim
 from .config import SftSettings
-from .evaluate import Question, continue_from, encode, measure
+from .evaluate import Question
 from .forward import score
 from .losses import sft_loss
-from .models import Policy, load_policy
-from .run import Meter, Run, check_free
+from .models import Policy
+from .run import Meter, Run
 from .seeding import derive
-from .selection import BestState, hold_out
-from .tasks import find
+from .selection import BestState
 from .tokens import batch_order, micro_batches
+from .training import train_and_measure
 
 LEARNING_RATE = 1e-3
 """At width 256; see optim.base_rate."""
@@ -26,27 +25,7 @@ LEARNING_RATE = 1e-3
 
 def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `sft` command: train, save the adapter, evaluate on the dev split."""
-    check_free(settings.out)
-    settings = continue_from(settings)
-    task = find(settings.task or "")
-    teacher = data.training_task(task)
-    train_rows = data.load(teacher, "train", settings.data, settings.limit)
-    split = settings.split or task.eval_split
-    dev_rows = data.load(task, split, settings.data, settings.eval_limit)
-    policy = load_policy(
-        settings.model or "", settings.device, settings.dtype, settings.lora, settings.init, seed=settings.seed
-    )
-    learnt, held = hold_out(train_rows, settings)
-    question, held_out = encode(policy, teacher, settings, learnt), encode(policy, teacher, settings, held)
-    dev = encode(policy, task, settings, dev_rows)
-    run = Run.create("sft", settings)
-    steps, best = train(policy, question, held_out, settings, run)
-    policy.save(run.path)
-    extra = {"train_rows": len(learnt), "steps": steps, **best}
-    result = measure(policy, dev, settings, "sft", run=run, extra=extra)
-    run.write_results([result])
-    write_card(run, settings, [result])
-    return run, [result]
+    return train_and_measure("sft", settings, train)
 
 
 def train(
