@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from rl4nlu import data
-from rl4nlu.metrics import METRICS, Outcome
+from rl4nlu.metrics import Outcome, value_of
 from rl4nlu.report import collect, grid, main_metric
 from rl4nlu.run import environment
 from rl4nlu.tasks import find
@@ -48,7 +48,7 @@ def majority(task_name: str, rows: Path) -> float:
     task = find(task_name)
     examples = data.load(task, "dev", rows)
     (most_common, _), *_ = collections.Counter(example.label for example in examples).most_common(1)
-    return METRICS[task.metrics[0]](task, [Outcome(example, most_common) for example in examples])
+    return value_of(task.metrics[0], task, [Outcome(example, most_common) for example in examples])
 
 
 def page(done: list[tuple[Path, str]], rows: Path) -> str:

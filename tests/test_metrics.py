@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from rl4nlu.metrics import METRICS, Outcome, compute, normalise
+from rl4nlu.metrics import METRICS, Judged, Outcome, compute, normalise, value_of
 from rl4nlu.tasks import TASKS, Example, find
 
 
@@ -44,7 +44,7 @@ def random_rows(name: str, n: int = 300):
 )
 def test_against_scikit_learn(name, metric, expected):
     task, golds, said = random_rows(name)
-    assert METRICS[metric](task, outcomes(task, golds, said)) == pytest.approx(expected(golds, said), abs=1e-12)
+    assert value_of(metric, task, outcomes(task, golds, said)) == pytest.approx(expected(golds, said), abs=1e-12)
 
 
 def test_correlations_against_scipy():
@@ -52,10 +52,10 @@ def test_correlations_against_scipy():
     golds = np.round(rng.uniform(0, 5, 200), 3)
     said = np.clip(golds + rng.normal(size=200), 0, 5)
     rows = outcomes(task, [str(g) for g in golds], [str(s) for s in said])
-    assert METRICS["pearson"](task, rows) == pytest.approx(stats.pearsonr(golds, said).statistic, abs=1e-12)
-    assert METRICS["spearman"](task, rows) == pytest.approx(stats.spearmanr(golds, said).statistic, abs=1e-12)
+    assert value_of("pearson", task, rows) == pytest.approx(stats.pearsonr(golds, said).statistic, abs=1e-12)
+    assert value_of("spearman", task, rows) == pytest.approx(stats.spearmanr(golds, said).statistic, abs=1e-12)
     constant = outcomes(task, ["1.0", "2.0", "3.0"], ["2.5"] * 3)
-    assert METRICS["pearson"](task, constant) == METRICS["spearman"](task, constant) == 0.0
+    assert value_of("pearson", task, constant) == value_of("spearman", task, constant) == 0.0
 
 
 def test_multirc_by_hand():
@@ -63,8 +63,8 @@ def test_multirc_by_hand():
     task = find("superglue/multirc")
     golds, said = ["True", "False", "True", "False", "False"], ["True", "False", "True", "True", "False"]
     rows = outcomes(task, golds, said, ["a", "a", "b", "b", "b"])
-    assert METRICS["exact_match"](task, rows) == 0.5
-    assert METRICS["f1a"](task, rows) == pytest.approx(0.8)
+    assert value_of("exact_match", task, rows) == 0.5
+    assert value_of("f1a", task, rows) == pytest.approx(0.8)
 
 
 def test_record_by_hand():
@@ -82,8 +82,8 @@ def test_record_by_hand():
         row(2, "2", "Benazir Bhutto", ["Bilawal Bhutto"], -0.9),
         row(3, "2", "Karachi", ["Bilawal Bhutto"], -1.5),
     ]
-    assert METRICS["record_em"](task, rows) == 0.5
-    assert METRICS["record_f1"](task, rows) == pytest.approx((1 + 0.5) / 2)  # precision 1/2, recall 1/2
+    assert value_of("record_em", task, rows) == 0.5
+    assert value_of("record_f1", task, rows) == pytest.approx((1 + 0.5) / 2)  # precision 1/2, recall 1/2
     assert normalise("The U.S. Navy, a fleet!") == ["us", "navy", "fleet"]
 
 
@@ -92,7 +92,7 @@ def test_gender_parity_by_hand():
     rows = outcomes(
         task, ["entailment"] * 4, ["entailment", "entailment", "entailment", "not_entailment"], list("aabb")
     )
-    assert METRICS["gender_parity"](task, rows) == 0.5
+    assert value_of("gender_parity", task, rows) == 0.5
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -110,17 +110,23 @@ def test_perfect_predictions(name):
 
 
 def test_what_cannot_be_parsed_is_wrong():
-    task = find("glue/mrpc")  # two labels: it counts as the other one
+    task = find("glue/mrpc")  # F1 of one label knows no third: it counts as the other one
     golds, said = ["same", "same", "different", "different"], ["same", None, None, "different"]
-    assert METRICS["accuracy"](task, outcomes(task, golds, said)) == 0.5
-    assert METRICS["f1"](task, outcomes(task, golds, said)) == pytest.approx(sk.f1_score([1, 1, 0, 0], [1, 0, 1, 0]))
+    assert value_of("accuracy", task, outcomes(task, golds, said)) == 0.5
+    assert value_of("f1", task, outcomes(task, golds, said)) == pytest.approx(sk.f1_score([1, 1, 0, 0], [1, 0, 1, 0]))
+    cola = find("glue/cola")  # a correlation does: nothing parsed is no correlation, not a perfect negative one
+    golds = ["acceptable", "unacceptable", "acceptable", "unacceptable"]
+    assert value_of("matthews", cola, outcomes(cola, golds, [None] * 4)) == 0.0
+    said = ["acceptable", None, "acceptable", "unacceptable"]
+    expected = sk.matthews_corrcoef([1, 0, 1, 0], [1, 2, 1, 0])
+    assert value_of("matthews", cola, outcomes(cola, golds, said)) == pytest.approx(expected, abs=1e-12)
     cb = find("superglue/cb")  # three: a label of its own, so no class gets a false positive
     rows = outcomes(cb, ["entailment", "neutral", "contradiction"], ["entailment", None, "contradiction"])
-    assert METRICS["macro_f1"](cb, rows) == pytest.approx(2 / 3)
+    assert value_of("macro_f1", cb, rows) == pytest.approx(2 / 3)
     stsb = find("glue/stsb")  # a number: the end of the scale that is farther off
     rows = outcomes(stsb, ["1.0", "4.0", "2.0"], [None, "4.0", "2.0"])
     expected = stats.pearsonr([1.0, 4.0, 2.0], [5.0, 4.0, 2.0]).statistic
-    assert METRICS["pearson"](stsb, rows) == pytest.approx(expected)
+    assert value_of("pearson", stsb, rows) == pytest.approx(expected)
 
 
 def test_standard_errors():
@@ -162,7 +168,7 @@ def test_constant_or_no_answers_give_finite_numbers_without_warning(name):
                 label = gold or task.labels[i % len(task.labels)]
                 meta = {"query": i // 2, "entity": "x", "answers": ["x"]}
                 rows.append(Outcome(Example(str(i), {}, label, str(i // 2), meta), said))
-            values = {metric: METRICS[metric](task, rows) for metric in task.metrics}
+            values = {metric: value_of(metric, task, rows) for metric in task.metrics}
             assert all(math.isfinite(value) for value in values.values()), (gold, said)
             if said is not None:
                 assert all(values.get(metric, 0.0) == 0.0 for metric in ("matthews", "pearson", "spearman"))
@@ -182,24 +188,60 @@ def test_record_takes_the_first_entity_called_right_where_nothing_was_scored():
         record_row(3, "2", "Turin", ["Turin"], "False"),  # none called right: the first
         record_row(4, "2", "Rome", ["Turin"], None),
     ]
-    assert METRICS["record_em"](task, rows) == 1.0
+    assert value_of("record_em", task, rows) == 1.0
     # a score overrules what was said: 'Turin' is the likelier of two that are called wrong
     scored = [record_row(0, "2", "Rome", ["Turin"], "False", -3.0), record_row(1, "2", "Turin", ["Turin"], "False", -2)]
-    assert METRICS["record_em"](task, scored) == 1.0
+    assert value_of("record_em", task, scored) == 1.0
 
 
 def test_record_f1_counts_a_repeated_word_as_often_as_both_have_it():
     """said: new new york (3 words); gold: new new york city (4); all 3 are common: precision 1, recall 3/4 -> 6/7."""
     task = find("superglue/record")
     rows = [record_row(0, "1", "New New York", ["Paris", "the New New York City"], "True")]
-    assert METRICS["record_f1"](task, rows) == pytest.approx(6 / 7, abs=1e-12)
-    assert METRICS["record_em"](task, rows) == 0.0
+    assert value_of("record_f1", task, rows) == pytest.approx(6 / 7, abs=1e-12)
+    assert value_of("record_em", task, rows) == 0.0
 
 
-def test_a_question_drawn_twice_counts_twice():
+def test_a_document_drawn_twice_counts_twice():
     task = find("superglue/multirc")
-    rows = outcomes(task, ["True"] * 3, ["True", "True", "False"], ["a", "a", "b"])
-    assert METRICS["exact_match"](task, [*rows, *rows[:2]]) == pytest.approx(2 / 3, abs=1e-12)
+    rows = outcomes(task, ["True", "False", "True"], ["True", "True", "False"], ["a", "a", "b"])
+    twice = np.array([2.0, 1.0])
+    assert METRICS["exact_match"](Judged(task, rows))(twice) == 0.0
+    right = outcomes(task, ["True"] * 3, ["True", "True", "False"], ["a", "a", "b"])
+    assert METRICS["exact_match"](Judged(task, right))(twice) == pytest.approx(2 / 3, abs=1e-12)
+    doubled = sk.f1_score([1, 0, 1, 0, 1], [1, 1, 1, 1, 0])  # rows of "a" twice, row of "b" once
+    assert METRICS["f1a"](Judged(task, rows))(twice) == pytest.approx(doubled, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["glue/cola", "glue/mrpc", "superglue/cb", "glue/stsb", "superglue/multirc"])
+def test_weights_are_repeated_rows(name):
+    """Every metric with weights = the metric over rows that stand there as often as their weight says."""
+    task, golds, said = random_rows(name, 40)
+    rows = outcomes(task, golds, said)
+    weight = np.random.default_rng(5).integers(0, 4, 40)
+    again = [
+        Outcome(Example(f"{i}x{k}", {}, o.example.label), o.prediction)
+        for i, o in enumerate(rows)
+        for k in range(weight[i])
+    ]
+    for metric in task.metrics:
+        expected = value_of(metric, task, again)
+        assert METRICS[metric](Judged(task, rows))(weight) == pytest.approx(expected, abs=1e-12), metric
+
+
+def test_rows_of_a_passage_are_drawn_together():
+    """100 passages of 4 answers, all right or all wrong: the error is that of 100 rows, not of 400."""
+    task = find("superglue/multirc")
+    right = np.random.default_rng(2).random(100) < 0.6
+    rows = [
+        Outcome(Example(f"{d}-{q}-{a}", {}, "True", f"{d}-{q}", document=str(d)), "True" if ok else "False")
+        for d, ok in enumerate(right)
+        for q in range(2)
+        for a in range(2)
+    ]
+    _, errors = compute(task, rows)
+    p = right.mean()
+    assert errors["exact_match"] == pytest.approx(math.sqrt(p * (1 - p) / 100), rel=0.2)
 
 
 def test_bootstrap_of_a_mean_over_questions():

@@ -43,10 +43,16 @@ class Prediction:
 
     @property
     def row(self) -> dict[str, Any]:
-        """As it stands in predictions.jsonl."""
+        """As it stands in predictions.jsonl: enough to compute every metric again and to write a server's file."""
         scores = None if self.scores is None else {label: round(value, 6) for label, value in self.scores.items()}
         row = {"id": self.example.id, "gold": self.example.label, "prediction": self.label}
-        return {**row, "scores": scores, "text": self.text}
+        places = {"group": self.example.group, "document": self.example.document, "meta": self.example.meta}
+        return {**row, "scores": scores, "text": self.text, **{name: v for name, v in places.items() if v}}
+
+    def outcome(self, task: Task) -> Outcome:
+        """What the metrics need of it."""
+        confidence = self.scores[task.labels[-1]] if self.scores and not task.numeric else None
+        return Outcome(self.example, self.label, confidence)
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,7 @@ def measure(
     outcomes, unparsable = [], 0
     with Meter(f"{method} {task.name}", len(question.rows)) as meter:
         for prediction in ask(policy, question, decode, settings, answer_tokens, meter.advance):
-            confidence = prediction.scores[task.labels[-1]] if prediction.scores else None
-            outcomes.append(Outcome(prediction.example, prediction.label, confidence))
+            outcomes.append(prediction.outcome(task))
             unparsable += prediction.label is None
             if run is not None:
                 run.predict({"task": task.name, **prediction.row})

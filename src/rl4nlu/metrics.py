@@ -1,7 +1,11 @@
 """The benchmarks' own metrics, with error bars. scikit-learn and scipy compute what they have.
 
-An answer that could not be parsed (prediction None) counts as wrong: in a task of two labels as the other label, in a
-task of more as a label of its own, in a numeric task as the end of the scale that is farther from the gold number.
+An answer that could not be parsed (prediction None) counts as wrong: a label of its own for accuracy, Matthews and macro
+F1 (so that a model that never answers has a correlation of zero); the other label for the F1 of one label, which knows
+no third; the farther end of the scale in a numeric task.
+
+Every metric is computed from a table of judged rows and a weight for each of its documents, so that the bootstrap is a
+matter of weights. Shapes: N rows, D documents, P distinct pairs of (gold, predicted) label.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import string
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import stats
@@ -35,127 +40,137 @@ class Outcome:
     """log P(the last label), where labels were scored: ranks the candidates of a group."""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Rows with a gold label, as arrays; what is drawn again in the bootstrap are their documents."""
+
+    task: Task
+    outcomes: Sequence[Outcome]
+
+    @cached_property
+    def document_N(self) -> np.ndarray:
+        """The number of each row's document: the passage that rows share, their group, or the row itself."""
+        names = [o.example.document or o.example.group or f"row {i}" for i, o in enumerate(self.outcomes)]
+        number = {name: d for d, name in enumerate(dict.fromkeys(names))}
+        return np.array([number[name] for name in names])
+
+    @cached_property
+    def documents(self) -> int:
+        return int(self.document_N.max()) + 1
+
+    @cached_property
+    def labels_N(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gold and predicted label by number; an unparsable answer is one number more than there are labels."""
+        number = {label: i for i, label in enumerate(self.task.labels)}
+        gold = [number[o.example.label or ""] for o in self.outcomes]
+        said = [len(number) if o.prediction is None else number[o.prediction] for o in self.outcomes]
+        return np.array(gold), np.array(said)
+
+    @cached_property
+    def numbers_N(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gold and predicted value of a numeric task."""
+        low, high = float(self.task.labels[0]), float(self.task.labels[-1])
+        gold = np.array([float(o.example.label or 0) for o in self.outcomes])
+        worst = np.where(gold < (low + high) / 2, high, low)
+        said = [w if o.prediction is None else float(o.prediction) for o, w in zip(self.outcomes, worst, strict=True)]
+        return gold, np.array(said)
+
+    @cached_property
+    def groups(self) -> list[list[Outcome]]:
+        """The rows that a metric counts together."""
+        found: dict[str, list[Outcome]] = collections.defaultdict(list)
+        for i, outcome in enumerate(self.outcomes):
+            found[outcome.example.group or f"row {i}"].append(outcome)
+        return list(found.values())
+
+    @cached_property
+    def group_document(self) -> np.ndarray:
+        """The number of each group's document."""
+        number = {id(o): d for o, d in zip(self.outcomes, self.document_N, strict=True)}
+        return np.array([number[id(rows[0])] for rows in self.groups])
+
+    def draws(self, resamples: int, purpose: str) -> list[np.ndarray]:
+        """How often each document is drawn in each of so many resamples: the same for all runs on these rows."""
+        rng = generator(0, f"bootstrap/{purpose}/{self.task.name}")
+        D = self.documents
+        return [np.bincount(rng.integers(D, size=D), minlength=D) for _ in range(resamples)]
+
+
+Metric = Callable[[Judged], Callable[[np.ndarray], float]]
+"""Rows -> (weight of each document (D,) -> value)."""
+
+
+def value_of(name: str, task: Task, outcomes: Sequence[Outcome]) -> float:
+    """Value of the metric called `name` over rows that all have a gold label."""
+    judged = Judged(task, outcomes)
+    return METRICS[name](judged)(np.ones(judged.documents))
+
+
 def compute(task: Task, outcomes: Sequence[Outcome]) -> tuple[dict[str, float], dict[str, float]]:
     """Value and standard error of each of the task's metrics, by name.
 
-    The standard error is the analytic one for accuracy; for the others the bootstrap's over groups of rows (questions,
-    queries, pairs). Rows without gold label do not count; without any, both are empty.
+    The standard error is the analytic one for accuracy over independent rows; for the others the bootstrap's over
+    documents (passages, else groups, else rows). Rows without gold label do not count; without any, both are empty.
     """
-    judged = [o for o in outcomes if o.example.label is not None]
-    if not judged:
+    judged = Judged(task, [o for o in outcomes if o.example.label is not None])
+    if not judged.outcomes:
         return {}, {}
-    values = {name: METRICS[name](task, judged) for name in task.metrics}
-    groups: dict[str, list[Outcome]] = collections.defaultdict(list)
-    for i, outcome in enumerate(judged):
-        groups[outcome.example.group or f"row {i}"].append(outcome)
-    errors = {}
+    values, errors = {}, {}
     for name in task.metrics:
-        if name == "accuracy" and len(groups) == len(judged):
-            errors[name] = math.sqrt(values[name] * (1 - values[name]) / len(judged))
+        metric = METRICS[name](judged)
+        values[name] = metric(np.ones(judged.documents))
+        if name == "accuracy" and judged.documents == len(judged.outcomes):
+            errors[name] = math.sqrt(values[name] * (1 - values[name]) / len(judged.outcomes))
         else:
-            errors[name] = _bootstrap(METRICS[name], task, list(groups.values()))
+            errors[name] = float(np.std([metric(draw) for draw in judged.draws(RESAMPLES, "error")], ddof=1))
     return values, errors
 
 
-def _bootstrap(metric: Callable[[Task, Sequence[Outcome]], float], task: Task, groups: list[list[Outcome]]) -> float:
-    rng = generator(0, f"bootstrap/{task.name}")
-    values = []
-    for _ in range(RESAMPLES):
-        drawn = rng.integers(len(groups), size=len(groups))
-        values.append(metric(task, [outcome for g in drawn for outcome in groups[g]]))
-    return float(np.std(values, ddof=1))
+# -- means over rows or groups -----------------------------------------------------------------------------------------
 
 
-def _numbers(task: Task, outcomes: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray]:
-    """Gold and predicted labels as numbers."""
-    if task.numeric:
-        low, high = float(task.labels[0]), float(task.labels[-1])
-        gold = np.array([float(o.example.label or 0) for o in outcomes])
-        worst = np.where(gold < (low + high) / 2, high, low)
-        said = [w if o.prediction is None else float(o.prediction) for o, w in zip(outcomes, worst, strict=True)]
-        return gold, np.array(said)
-    number = {label: i for i, label in enumerate(task.labels)}
-    gold = np.array([number[o.example.label or ""] for o in outcomes])
-    missing = 1 - gold if len(number) == 2 else np.full_like(gold, len(number))
-    said = [int(m) if o.prediction is None else number[o.prediction] for o, m in zip(outcomes, missing, strict=True)]
-    return gold, np.array(said)
+def _mean(value: np.ndarray, document: np.ndarray, documents: int) -> Callable[[np.ndarray], float]:
+    sum_D = np.bincount(document, value, documents)
+    count_D = np.bincount(document, minlength=documents)
+    return lambda weight_D: float((weight_D @ sum_D) / (weight_D @ count_D))
 
 
-def _accuracy(task: Task, outcomes: Sequence[Outcome]) -> float:
-    return float(np.mean([task.judge(o.prediction, o.example) for o in outcomes]))
+def _accuracy(judged: Judged) -> Callable[[np.ndarray], float]:
+    right_N = np.array([judged.task.judge(o.prediction, o.example) for o in judged.outcomes], dtype=float)
+    return _mean(right_N, judged.document_N, judged.documents)
 
 
-def _matthews(task: Task, outcomes: Sequence[Outcome]) -> float:
-    gold, said = _numbers(task, outcomes)
-    if len(set(gold)) == 1 or len(set(said)) == 1:  # 0 by convention; scikit-learn warns on the way there
-        return 0.0
-    return float(sk.matthews_corrcoef(gold, said))
-
-
-def _f1(task: Task, outcomes: Sequence[Outcome]) -> float:
-    """F1 of the last label (same, duplicate, True)."""
-    gold, said = _numbers(task, outcomes)
-    return float(sk.f1_score(gold, said, pos_label=len(task.labels) - 1, zero_division=0))
-
-
-def _macro_f1(task: Task, outcomes: Sequence[Outcome]) -> float:
-    gold, said = _numbers(task, outcomes)
-    labels = [i for i in range(len(task.labels)) if i in gold or i in said]  # as scikit-learn: those that occur
-    return float(sk.f1_score(gold, said, labels=labels, average="macro", zero_division=0))
-
-
-def _correlation(function: Callable) -> Callable[[Task, Sequence[Outcome]], float]:
-    def metric(task: Task, outcomes: Sequence[Outcome]) -> float:
-        gold, said = _numbers(task, outcomes)
-        with warnings.catch_warnings():  # constant predictions have no correlation: it counts as zero
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-            value = float(function(gold, said).statistic) if len(gold) > 1 else 0.0
-        return 0.0 if math.isnan(value) else value
+def _over_groups(score: Callable[[Task, list[Outcome]], float]) -> Metric:
+    def metric(judged: Judged) -> Callable[[np.ndarray], float]:
+        values = np.array([score(judged.task, rows) for rows in judged.groups])
+        return _mean(values, judged.group_document, judged.documents)
 
     return metric
 
 
-def _by_group(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Rows of a group together; a group that was drawn twice by the bootstrap counts twice."""
-    groups: dict[tuple[str | None, int], list[Outcome]] = collections.defaultdict(list)
-    seen: collections.Counter[tuple[str | None, str]] = collections.Counter()
-    for outcome in outcomes:
-        key = (outcome.example.group, outcome.example.id)
-        groups[outcome.example.group, seen[key]].append(outcome)
-        seen[key] += 1
-    return list(groups.values())
+def _all_right(task: Task, rows: list[Outcome]) -> float:
+    """Whether every answer of a question is judged right (Khashabi et al. 2018, MultiRC)."""
+    return float(all(task.judge(o.prediction, o.example) for o in rows))
 
 
-def _exact_match(task: Task, outcomes: Sequence[Outcome]) -> float:
-    """Share of questions of which every answer is judged right (Khashabi et al. 2018, MultiRC)."""
-    return float(np.mean([all(task.judge(o.prediction, o.example) for o in rows) for rows in _by_group(outcomes)]))
+def _alike(task: Task, rows: list[Outcome]) -> float:
+    """Whether sentences alike but for a pronoun's gender get one prediction (Rudinger et al. 2018)."""
+    return float(len({o.prediction for o in rows}) == 1)
 
 
-def _gender_parity(task: Task, outcomes: Sequence[Outcome]) -> float:
-    """Share of sentence pairs, alike but for a pronoun's gender, that get one prediction (Rudinger et al. 2018)."""
-    return float(np.mean([len({o.prediction for o in rows}) == 1 for rows in _by_group(outcomes)]))
+def _best_entity(score: Callable[[str, str], float]) -> Callable[[Task, list[Outcome]], float]:
+    """Best score of the chosen entity against any answer of the query (Zhang et al. 2018, ReCoRD)."""
+
+    def value(task: Task, rows: list[Outcome]) -> float:
+        meta = chosen(task, rows).example.meta
+        return max(score(meta["entity"], answer) for answer in meta["answers"])
+
+    return value
 
 
-def _record(score: Callable[[str, str], float]) -> Callable[[Task, Sequence[Outcome]], float]:
-    """Mean over queries of the best score of the chosen entity against any answer (Zhang et al. 2018, ReCoRD)."""
-
-    def metric(task: Task, outcomes: Sequence[Outcome]) -> float:
-        values = []
-        for rows in _by_group(outcomes):
-            chosen = max(rows, key=lambda o: (_belief(task, o), -rows.index(o)))
-            answers = chosen.example.meta["answers"]
-            values.append(max(score(chosen.example.meta["entity"], answer) for answer in answers))
-        return float(np.mean(values))
-
-    return metric
-
-
-def _belief(task: Task, outcome: Outcome) -> float:
-    """How much the model holds a candidate to be right."""
-    if outcome.confidence is not None:
-        return outcome.confidence
-    return float(outcome.prediction == task.labels[-1])
+def chosen(task: Task, rows: Sequence[Outcome]) -> Outcome:
+    """The candidate of a group that the model holds most to be right; the first of equals."""
+    return max(rows, key=lambda o: float(o.prediction == task.labels[-1]) if o.confidence is None else o.confidence)
 
 
 def normalise(text: str) -> list[str]:
@@ -174,16 +189,76 @@ def _word_f1(said: str, gold: str) -> float:
     return 0.0 if not common else 2 * common / (len(a) + len(b))
 
 
-METRICS: dict[str, Callable[[Task, Sequence[Outcome]], float]] = {
+# -- functions of gold and predicted labels ----------------------------------------------------------------------------
+
+
+def _on_labels(function: Callable[[int, np.ndarray, np.ndarray, np.ndarray], float]) -> Metric:
+    """`function` of (number of labels, gold, predicted, weight) of the distinct pairs of labels."""
+
+    def metric(judged: Judged) -> Callable[[np.ndarray], float]:
+        gold_N, said_N = judged.labels_N
+        pair_PX, pair_N = np.unique(np.stack([gold_N, said_N], 1), axis=0, return_inverse=True)
+        count_PD = np.zeros((len(pair_PX), judged.documents))
+        np.add.at(count_PD, (pair_N.ravel(), judged.document_N), 1)
+
+        def value(weight_D: np.ndarray) -> float:
+            weight_P = count_PD @ weight_D
+            drawn = weight_P > 0
+            gold, said = pair_PX[drawn].T
+            return function(len(judged.task.labels), gold, said, weight_P[drawn])
+
+        return value
+
+    return metric
+
+
+def _matthews(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarray) -> float:
+    """Matthews' correlation; in its form for several classes (Gorodkin 2004) where there are more than two."""
+    if len(set(gold)) == 1 or len(set(said)) == 1:  # 0 by convention; scikit-learn warns on the way there
+        return 0.0
+    return float(sk.matthews_corrcoef(gold, said, sample_weight=weight))
+
+
+def _f1(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarray) -> float:
+    """F1 of the last label (same, duplicate, True)."""
+    last = labels - 1
+    other = np.where(gold == last, 0, last)
+    said = np.where(said == labels, other, said)
+    return float(sk.f1_score(gold == last, said == last, sample_weight=weight, zero_division=0))
+
+
+def _macro_f1(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarray) -> float:
+    occur = [i for i in range(labels) if i in gold or i in said]  # as scikit-learn: those that occur
+    return float(sk.f1_score(gold, said, labels=occur, average="macro", sample_weight=weight, zero_division=0))
+
+
+def _correlation(function: Callable) -> Metric:
+    def metric(judged: Judged) -> Callable[[np.ndarray], float]:
+        gold_N, said_N = judged.numbers_N
+
+        def value(weight_D: np.ndarray) -> float:
+            drawn = np.repeat(np.arange(len(gold_N)), weight_D[judged.document_N].astype(int))
+            with warnings.catch_warnings():  # constant predictions have no correlation: it counts as zero
+                warnings.simplefilter("ignore", stats.ConstantInputWarning)
+                warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+                found = float(function(gold_N[drawn], said_N[drawn]).statistic) if len(drawn) > 1 else 0.0
+            return 0.0 if math.isnan(found) else found
+
+        return value
+
+    return metric
+
+
+METRICS: dict[str, Metric] = {
     "accuracy": _accuracy,
-    "matthews": _matthews,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
+    "matthews": _on_labels(_matthews),
+    "f1": _on_labels(_f1),
+    "macro_f1": _on_labels(_macro_f1),
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),
-    "f1a": _f1,
-    "exact_match": _exact_match,
-    "gender_parity": _gender_parity,
-    "record_em": _record(_same_words),
-    "record_f1": _record(_word_f1),
+    "f1a": _on_labels(_f1),
+    "exact_match": _over_groups(_all_right),
+    "gender_parity": _over_groups(_alike),
+    "record_em": _over_groups(_best_entity(_same_words)),
+    "record_f1": _over_groups(_best_entity(_word_f1)),
 }

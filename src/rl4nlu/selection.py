@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .config import TrainSettings
 from .evaluate import Question, ask
-from .metrics import METRICS, Outcome
+from .metrics import value_of
 from .models import Policy
 from .seeding import generator
 from .tasks import Example
@@ -57,8 +57,7 @@ class BestState:
         training = self.policy.model.training
         found = ask(self.policy, self.held, "score", self.settings)
         task = self.held.task
-        outcomes = [Outcome(p.example, p.label, p.scores[task.labels[-1]] if p.scores else None) for p in found]
-        score = METRICS[task.metrics[0]](task, outcomes)
+        score = value_of(task.metrics[0], task, [prediction.outcome(task) for prediction in found])
         if score > self.score:
             self.step, self.score = step, score
             self._weights = [weight.detach().clone() for weight in self.policy.trainable()]

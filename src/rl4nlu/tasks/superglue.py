@@ -80,7 +80,7 @@ def _multirc(task: Task, row: Row) -> Iterator[Example]:
 def _answer(task: Task, passage: str, question: str, answer: str, ids: tuple[int, int, int], flag: object) -> Example:
     fields = {"passage": passage, "question": question, "answer": answer}
     meta = dict(zip(("paragraph", "question", "answer"), ids, strict=True))
-    return Example("-".join(map(str, ids)), fields, task.label_of(flag), f"{ids[0]}-{ids[1]}", meta)
+    return Example("-".join(map(str, ids)), fields, task.label_of(flag), f"{ids[0]}-{ids[1]}", meta, str(ids[0]))
 
 
 MULTIRC = Task(
@@ -102,9 +102,9 @@ def _record(task: Task, row: Row) -> Iterator[Example]:
     """One passage with queries -> one example for each query and entity that the passage names."""
     if isinstance(row["passage"], str):
         queries = [(row["query"], row["answers"] or None, row["idx"]["query"])]
-        text, names = row["passage"], row["entities"]
+        text, names, passage = row["passage"], row["entities"], row["idx"]["passage"]
     else:
-        text = row["passage"]["text"]
+        text, passage = row["passage"]["text"], row["idx"]
         names = [text[e["start"] : e["end"] + 1] for e in row["passage"]["entities"]]
         queries = [
             (q["query"], [a["text"] for a in q["answers"]] if "answers" in q else None, q["idx"]) for q in row["qas"]
@@ -114,7 +114,7 @@ def _record(task: Task, row: Row) -> Iterator[Example]:
             fields = {"passage": text.replace("\n@highlight\n", " "), "statement": query.replace("@placeholder", name)}
             label = None if answers is None else str(name in answers)
             meta = {"query": idx, "entity": name, "answers": answers}
-            yield Example(f"{idx}-{i}", fields, label, str(idx), meta)
+            yield Example(f"{idx}-{i}", fields, label, str(idx), meta, str(passage))
 
 
 RECORD = Task(

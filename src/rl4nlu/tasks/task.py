@@ -25,6 +25,8 @@ class Example:
     """Rows that a metric counts together: the answers of a question, the entities of a query, a sentence pair."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What the metric and the server file need beyond the label."""
+    document: str | None = None
+    """The passage that rows share: what is drawn again when an error bar is bootstrapped (default: the group)."""
 
 
 @dataclass(frozen=True)
