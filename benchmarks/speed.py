@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rl4nlu import ppo, sft
+from rl4nlu.ask import ask, encode
 from rl4nlu.config import EvaluateSettings, PpoSettings, SftSettings, validate
 from rl4nlu.data import load
-from rl4nlu.evaluate import ask, encode
+from rl4nlu.mixture import Mixture
 from rl4nlu.models import load_policy
 from rl4nlu.run import Run
 from rl4nlu.tasks import find
@@ -43,15 +44,15 @@ def stages(folder: Path) -> dict[str, tuple[Callable[[], object], int]]:
     policy = load_policy("mini", lora=sft_settings.lora)
     policy.add_value_head()
     train = encode(policy, task, sft_settings, load(task, "train"))
-    nothing = encode(policy, task, sft_settings, [])
+    sft_rows, ppo_rows = Mixture([train], sft_settings, "sft"), Mixture([train], ppo_settings, "ppo")
     (folder / "run").mkdir()
     run = Run(folder / "run")
     return {
         "zero-shot, labels scored": (lambda: list(ask(base, zero_shot, "score", settings)), ROWS),
         "5-shot, labels scored": (lambda: list(ask(base, few_shot, "score", few)), ROWS),
         "zero-shot, greedy": (lambda: list(ask(base, zero_shot, "greedy", settings)), ROWS),
-        "sft": (lambda: sft.train(policy, train, nothing, sft_settings, run), 5 * BATCH),
-        "ppo": (lambda: ppo.train(policy, train, nothing, ppo_settings, run), 2 * BATCH),
+        "sft": (lambda: sft.train(policy, sft_rows, [], sft_settings, run), 5 * BATCH),
+        "ppo": (lambda: ppo.train(policy, ppo_rows, [], ppo_settings, run), 2 * BATCH),
     }
 
 

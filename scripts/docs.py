@@ -16,6 +16,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "evaluate": config.EvaluateSettings,
     "sft": config.SftSettings,
     "ppo": config.PpoSettings,
+    "classify": config.ClassifySettings,
     "predict": config.PredictSettings,
     "report": config.ReportSettings,
     "demo": config.DemoSettings,

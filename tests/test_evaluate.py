@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rl4nlu import data, sft
+from rl4nlu.ask import ask, encode
 from rl4nlu.config import EvaluateSettings, SftSettings, validate
-from rl4nlu.evaluate import ask, encode, evaluate
+from rl4nlu.evaluate import evaluate
 from rl4nlu.models import load_policy
 from rl4nlu.tasks import TASKS, Example, find
 
@@ -93,7 +94,7 @@ def test_chunks_and_micro_batches_change_nothing(policy, monkeypatch):
     examples = data.load(task, "dev", limit=40)
     chosen, small = settings(task=task.name), settings(task=task.name, max_tokens=64)
     a = list(ask(policy, encode(policy, task, chosen, examples), "score", chosen))
-    monkeypatch.setattr("rl4nlu.evaluate.CHUNK", 7)
+    monkeypatch.setattr("rl4nlu.ask.CHUNK", 7)
     b = list(ask(policy, encode(policy, task, small, examples), "score", small))
     for one, other in zip(a, b, strict=True):
         assert one.example == other.example

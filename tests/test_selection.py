@@ -7,8 +7,8 @@ import json
 import torch
 
 from rl4nlu import data, ppo
+from rl4nlu.ask import encode
 from rl4nlu.config import PpoSettings, SftSettings, validate
-from rl4nlu.evaluate import encode
 from rl4nlu.models import load_policy
 from rl4nlu.selection import BestState, hold_out
 from rl4nlu.tasks import find
@@ -32,7 +32,7 @@ def test_the_best_weights_come_back(monkeypatch):
     held = encode(policy, task, settings, data.load(task, "train", limit=8))
     scores = iter([0.5, 0.6, 0.7, 0.7, 0.2, 0.1])
     monkeypatch.setattr("rl4nlu.selection.value_of", lambda *_: next(scores))
-    best = BestState(policy, held, settings, steps=10)
+    best = BestState(policy, [held], settings, steps=10)
     logged = {}
     for step in range(1, 11):
         with torch.no_grad():

@@ -12,8 +12,8 @@ import transformers
 
 from policies import assert_same_gradients
 from rl4nlu import data, sft
+from rl4nlu.ask import encode
 from rl4nlu.config import SftSettings, validate
-from rl4nlu.evaluate import encode
 from rl4nlu.forward import score
 from rl4nlu.losses import sft_loss
 from rl4nlu.models import load_policy, mini_folder

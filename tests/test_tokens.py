@@ -18,7 +18,7 @@ from rl4nlu import data
 from rl4nlu.errors import UserError
 from rl4nlu.prompts import Prompter
 from rl4nlu.tasks import TASKS, Example
-from rl4nlu.tokens import EncodedRows, Encoder, batch_order, common_prefix, micro_batches, pad_right
+from rl4nlu.tokens import EncodedRows, Encoder, common_prefix, micro_batches, pad_right
 
 MINI = Path(rl4nlu.__file__).parent / "assets" / "mini"
 TEMPLATES = ("plain", "verdict")
@@ -362,36 +362,6 @@ def test_longest_rows_come_first():
     rows = [([i] * (5 + i % 7), [[1]]) for i in range(1, 30)]
     lengths = [len(rows[row][0]) for batch in micro_batches(rows, 60, pad=0) for row in batch.rows]
     assert lengths == sorted(lengths, reverse=True)
-
-
-# -- the order of the rows ---------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None, derandomize=True)
-@given(count=st.integers(1, 40), batch_size=st.integers(1, 50), seed=st.integers(0, 2**40))
-def test_every_epoch_is_a_permutation(count, batch_size, seed):
-    steps = -(-3 * count // batch_size)
-    order = []
-    for step in range(steps):
-        batch = batch_order(count, batch_size, seed, step, "sft")
-        assert len(batch) == batch_size
-        order += batch
-    for epoch in range(3):
-        assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
-
-
-def test_order_is_a_function_of_seed_and_step():
-    torch.manual_seed(3)
-    assert batch_order(1000, 8, 5, 7, "sft") == batch_order(1000, 8, 5, 7, "sft")
-    assert all(isinstance(i, int) for i in batch_order(10, 4, 0, 0, "sft"))
-    whole = batch_order(1000, 1000, 5, 0, "sft")
-    assert [i for step in range(125) for i in batch_order(1000, 8, 5, step, "sft")] == whole, (
-        "batch size leaves the order alone"
-    )
-    assert whole != batch_order(1000, 1000, 6, 0, "sft")
-    assert whole != batch_order(1000, 1000, 5, 1, "sft"), "each epoch has an order of its own"
-    assert whole != batch_order(1000, 1000, 5, 0, "ppo"), "each method has an order of its own"
-    assert whole != list(range(1000))
 
 
 def test_context_is_measured_with_room_for_the_longest_answer(tokenizer):

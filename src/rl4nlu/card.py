@@ -6,25 +6,28 @@ from typing import Any
 
 import yaml
 
-from .config import TrainSettings
+from .config import Settings
 from .run import Run
 
 
-def write_card(run: Run, settings: TrainSettings, results: list[dict[str, Any]]) -> None:
+def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> None:
     """Write README.md: what was trained on what, how well it does, how to use it and how to run it again."""
     first = results[0]
+    tasks = ", ".join(f"`{result['task']}`" for result in results)
+    whole = first.get("tune") == "full"
+    kind = "A classifier" if first["method"] == "classify" else "A LoRA adapter"
+    asked = "" if first["method"] == "classify" else f"template `{first['template']}`, "
     head = {
-        "library_name": "peft",
+        "library_name": "transformers" if whole else "peft",
         "base_model": settings.model,
-        "tags": ["rl4nlu", "lora", first["method"], first["task"]],
+        "tags": ["rl4nlu", first["method"], *([] if whole else ["lora"]), *[result["task"] for result in results]],
         "model-index": [{"name": run.path.name, "results": [_index_entry(result) for result in results]}],
     }
     lines = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {first['task']} by {first['method']} on {settings.model}",
-        f"A LoRA adapter for `{settings.model}`, trained with rl4nlu by {first['method']} on "
-        f"{first['train_rows']} rows of `{first['task']}` in {first['steps']} steps "
-        f"(template `{first['template']}`, seed {settings.seed}).",
+        f"# {' and '.join(result['task'] for result in results)} by {first['method']} on {settings.model}",
+        f"{kind} for `{settings.model}`, trained with rl4nlu by {first['method']} on "
+        f"{first['train_rows']} rows of {tasks} in {first['steps']} steps ({asked}seed {settings.seed}).",
         "## Results",
         "| task | split | n | metric | value | standard error |\n|---|---|---|---|---|---|",
     ]
@@ -38,7 +41,9 @@ def write_card(run: Run, settings: TrainSettings, results: list[dict[str, Any]])
         "## Use",
         f"```\nrl4nlu evaluate --adapter {run.path} --task {first['task']}\n"
         f"rl4nlu predict {run.path} --input rows.jsonl --output answers.jsonl\n```",
-        "`adapter/` is a plain peft adapter: `PeftModel.from_pretrained(base, 'adapter')`.",
+        "`model/` is a whole model: `AutoModelForSequenceClassification.from_pretrained('model')`."
+        if whole
+        else "`adapter/` is a plain peft adapter: `PeftModel.from_pretrained(base, 'adapter')`.",
         "## Run again",
         f"```\n{(run.path / 'command.txt').read_text(encoding='utf-8').strip()}\n```",
         "All settings are in `config.yaml`, the versions of the libraries in `environment.json`.",

@@ -22,7 +22,12 @@ def evaluate(args: Args) -> None:
 
     settings = _settings(EvaluateSettings, args, "evaluate")
     _need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
-    from .evaluate import evaluate as run_it
+    from .run import command_of
+
+    if settings.adapter is not None and command_of(settings.adapter) == "classify":
+        from .classify import evaluate as run_it
+    else:
+        from .evaluate import evaluate as run_it
 
     run, results = run_it(settings)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
@@ -58,6 +63,21 @@ def ppo(args: Args) -> None:
     run, results = run_it(settings)
     before = f"{settings.init} " if settings.init else ""
     _finish(run.path, results, f"rl4nlu report {before}{run.path} --out report.html")
+
+
+def classify(args: Args) -> None:
+    """A classification head on an encoder, or on a decoder with LoRA: the baseline.
+
+    rl4nlu classify --task glue/rte --model google-bert/bert-base-uncased --out runs/rte-bert
+    """
+    from .config import ClassifySettings
+
+    settings = _settings(ClassifySettings, args, "classify")
+    _need(settings, "task", "model")
+    from .classify import classify as run_it
+
+    run, results = run_it(settings)
+    _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
 def predict(args: Args) -> None:
@@ -142,6 +162,7 @@ COMMANDS: dict[str, Callable[[Args], None]] = {
     "evaluate": evaluate,
     "sft": sft,
     "ppo": ppo,
+    "classify": classify,
     "predict": predict,
     "report": report,
 }

@@ -1,19 +1,20 @@
-"""Rows -> examples: from a folder in the official layout, from the hub's parquet copies, or from the bundle.
+"""Rows -> examples: from a folder in the official layout, the hub's parquet copies, the bundle, or a user's own table.
 
-Files are read exactly: UTF-8 with or without a byte-order mark, lines ended by LF or CRLF and by nothing else, no
-quoting in TSV. Every row is checked; what is wrong is named by file and line, and nothing is guessed.
+Every row is checked; what is wrong is named by file and line, and nothing is guessed.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .tasks import Example, Files, Task, find
+from .rows import Located, Row, read_rows
+from .seeding import generator
+from .tasks import Example, Files, Table, Task, find
 
 SUITE_FOLDERS = {"glue": "glue", "superglue": "superglue"}
 HUB = {
@@ -23,14 +24,18 @@ HUB = {
 SPLITS = ("train", "dev", "test")
 
 
-def load(task: Task, split: str, data: str | Path | None = None, limit: int | None = None) -> list[Example]:
+def load(
+    task: Task, split: str, data: str | Path | None = None, limit: int | None = None, max_bad_rows: int = 0
+) -> list[Example]:
     """The examples of a split, in file order.
 
     Args:
         task: the task.
         split: train, dev or test.
-        data: folder that holds `glue/` and `superglue/` in the official layout; None: the hub (or the bundle).
+        data: folder that holds `glue/` and `superglue/` in the official layout, or the files of a task of one's own;
+            None: the hub (or the bundle, or the folder of the task's file).
         limit: at most this many examples.
+        max_bad_rows: skip, and list, at most so many rows that are not what the task declares.
 
     Raises:
         UserError: split, file, column or label is not what the task declares.
@@ -41,35 +46,71 @@ def load(task: Task, split: str, data: str | Path | None = None, limit: int | No
         if split == "test":
             raise UserError(f"{task.name} has the splits train and dev, not 'test'")
         return task.generate(task.name, split)[:limit]
+    if task.table is not None:
+        rows, part = table_rows(task, task.table, split, data)
+        examples = _checked(task, split, rows, None, max_bad_rows)
+        return _part_of(task, task.table, part, examples)[:limit]
     files = task.files
     assert files is not None, f"{task.name} declares neither files nor a generator"
     if split not in files.splits:
         has = " and ".join(files.splits)
         other = f"; its training rows are those of {task.train_task}" if task.train_task else ""
         raise UserError(f"{task.name} has no {split} split, only {has}{other}")
-    if data is None:
-        rows = _hub_rows(task, files, split)
-    else:
-        rows = _file_rows(task, files, split, Path(data))
-    examples: list[Example] = []
-    for where, row in rows:
-        try:
-            found = list(task.expand(task, row)) if task.expand else [_example(task, row, where, str(len(examples)))]
-        except KeyError as missing:
-            raise UserError(f"{where}: no column or key {missing} in this row; {task.name} needs it") from None
-        except (AttributeError, TypeError, ValueError, IndexError) as wrong:
-            raise UserError(f"{where}: {wrong}") from None
-        for example in found:
-            if odd := [name for name, text in example.fields.items() if not isinstance(text, str)]:
-                raise UserError(f"{where}: {odd[0]!r} is not text")
-        if split != "test" and any(example.label is None for example in found):
-            raise UserError(f"{where}: no label, and every {split} row needs one ({', '.join(task.labels)})")
-        examples += found
-        if limit is not None and len(examples) >= limit:
-            break
+    rows = _hub_rows(task, files, split) if data is None else _file_rows(task, files, split, Path(data))
+    examples = _checked(task, split, rows, limit, max_bad_rows)
     if not examples:
         raise UserError(f"{task.name} has no {split} row in {data or 'the hub copy'}")
+    return examples
+
+
+def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None, max_bad_rows: int) -> list[Example]:
+    examples: list[Example] = []
+    skipped = 0
+    for where, row in rows:
+        try:
+            examples += _examples(task, split, where, row, str(len(examples)))
+        except UserError as wrong:
+            skipped += 1
+            if skipped > max_bad_rows:
+                allowed = f" (this is bad row {skipped}; --max-bad-rows {max_bad_rows})" if max_bad_rows else ""
+                raise UserError(f"{wrong}{allowed}") from None
+            print(f"skipped: {wrong}", file=sys.stderr)
+        if limit is not None and len(examples) >= limit:
+            break
     return examples[:limit]
+
+
+def _examples(task: Task, split: str, where: str, row: Row | UserError, default_id: str) -> list[Example]:
+    """The examples of one row.
+
+    Raises:
+        UserError: the row is not what the task declares.
+    """
+    if isinstance(row, UserError):
+        raise row
+    try:
+        found = list(task.expand(task, row)) if task.expand else [_example(task, row, where, default_id)]
+    except KeyError as missing:
+        raise UserError(f"{where}: no column or key {missing} in this row; {task.name} needs it") from None
+    except (AttributeError, TypeError, ValueError, IndexError) as wrong:
+        raise UserError(f"{where}: {wrong}") from None
+    for example in found:
+        if odd := [name for name, text in example.fields.items() if not isinstance(text, str)]:
+            raise UserError(f"{where}: {odd[0]!r} is not text")
+    if split != "test" and any(example.label is None for example in found):
+        wanted = f"a number from {task.labels[0]} to {task.labels[-1]}" if task.numeric else ", ".join(task.labels)
+        raise UserError(f"{where}: no label, and every {split} row needs one ({wanted})")
+    return found
+
+
+def _part_of(task: Task, table: Table, part: str, examples: list[Example]) -> list[Example]:
+    """All rows; or, of a training file that has to serve for dev too, the share that is kept apart for dev, or the
+    rest. Which rows they are is a function of their number and the task's name."""
+    if part == "all":
+        return examples
+    order = generator(0, f"dev/{task.name}").permutation(len(examples))
+    apart = set(order[: max(1, round(table.dev_share * len(examples)))].tolist())
+    return [example for i, example in enumerate(examples) if (i in apart) == (part == "dev")]
 
 
 def training_task(task: Task) -> Task:
@@ -79,6 +120,8 @@ def training_task(task: Task) -> Task:
 
 def available(task: Task, split: str, data: str | Path | None) -> bool:
     """Whether the split has a file in `data` (always true of the bundle and, unseen, of the hub)."""
+    if task.table is not None:
+        return split in task.table.splits or (split == "dev" and "train" in task.table.splits)
     if task.files is None:
         return split != "test"
     if split not in task.files.splits:
@@ -86,56 +129,21 @@ def available(task: Task, split: str, data: str | Path | None) -> bool:
     return data is None or any(path.is_file() for path in _paths(task, task.files, split, Path(data)))
 
 
-def read_rows(path: Path, headerless: tuple[str, ...] | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a .tsv or .jsonl file, each with its place ("file:line") for messages.
+def table_rows(task: Task, table: Table, split: str, data: str | Path | None) -> tuple[Iterable[Located], str]:
+    """Rows of a user's own table, and which part of them the split is: all, or train or dev of a file for both.
 
     Raises:
-        UserError: the file is missing, empty, not UTF-8, or a line is not what the format asks for.
+        UserError: the task names no such split, or the file is missing or of an unknown kind.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, and a file is needed") from None
-    except UnicodeDecodeError as wrong:
-        raise UserError(f"{path}: byte {wrong.start} is not UTF-8; save the file as UTF-8") from None
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise UserError(f"{path}: the file is empty")
-    return _json_rows(path, lines) if path.suffix == ".jsonl" else _tsv_rows(path, lines, headerless)
-
-
-def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as wrong:
-            raise UserError(f"{where}: not a JSON object ({wrong.msg} at column {wrong.colno})") from None
-        except (ValueError, RecursionError) as wrong:  # numbers of thousands of digits, brackets without end
-            raise UserError(f"{where}: this JSON cannot be read ({wrong})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: a JSON {type(row).__name__} stands here, and an object is needed")
-        yield where, row
-
-
-def _tsv_rows(
-    path: Path, lines: list[str], headerless: tuple[str, ...] | None
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    names = headerless or tuple(lines[0].split("\t"))
-    for number, line in enumerate(lines, 1):
-        if number == 1 and headerless is None:
-            continue
-        cells = line.split("\t")
-        if len(cells) != len(names):
-            raise UserError(
-                f"{path}:{number}: {len(cells)} columns, and {len(names)} are needed ({', '.join(names)}); "
-                "mend or remove this line"
-            )
-        yield f"{path}:{number}", dict(zip(names, cells, strict=True))
+    both = split in ("train", "dev") and "dev" not in table.splits
+    source = "train" if both else split
+    if source not in table.splits:
+        raise UserError(f"{task.name} has no {split} rows: name a file at {split}: in the task's file")
+    name = table.splits[source]
+    part = split if both else "all"
+    if table.hub is not None:
+        return hub_table(task, *table.hub, name), part
+    return read_rows((Path(data) if data is not None else table.folder) / name, quoted=True), part
 
 
 def _paths(task: Task, files: Files, split: str, data: Path) -> list[Path]:
@@ -144,7 +152,7 @@ def _paths(task: Task, files: Files, split: str, data: Path) -> list[Path]:
     return [folder / name for name in ((names,) if isinstance(names, str) else names)]
 
 
-def _file_rows(task: Task, files: Files, split: str, data: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _file_rows(task: Task, files: Files, split: str, data: Path) -> Iterable[Located]:
     if not data.is_dir():
         raise UserError(f"--data {data}: no such folder; it should hold {task.suite}/{files.folder}/")
     paths = _paths(task, files, split, data)
@@ -157,29 +165,44 @@ def _file_rows(task: Task, files: Files, split: str, data: Path) -> Iterable[tup
     return read_rows(path, files.headerless.get(split))
 
 
-def _hub_rows(task: Task, files: Files, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    import datasets
-
+def _hub_rows(task: Task, files: Files, split: str) -> Iterable[Located]:
     suite, config = files.hub
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to the user
     repository, revision = HUB[suite]
     if split not in files.hub_splits:
         raise UserError(f"{task.name} has no {split} split on the hub")
+    rows = _from_hub(task, repository, config, revision, files.hub_splits[split])
+    return ((f"{repository}/{config}:{i}", row) for i, row in enumerate(rows))
+
+
+def hub_table(task: Task, repository: str, config: str | None, revision: str | None, split: str) -> Iterable[Located]:
+    """Rows of a data set on the hub, with the names of its labels in place of their numbers."""
+    import datasets
+
+    rows = _from_hub(task, repository, config, revision, split)
+    named = {name: kind for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
+    for i, row in enumerate(rows):
+        names = {name: kind.int2str(row[name]) for name, kind in named.items() if row[name] not in (None, -1)}
+        yield f"{repository}:{i}", {**row, **names}
+
+
+def _from_hub(task: Task, repository: str, config: str | None, revision: str | None, split: str) -> Any:
+    import datasets
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news to the user
     try:
-        rows = datasets.load_dataset(repository, config, split=files.hub_splits[split], revision=revision)
+        return datasets.load_dataset(repository, config, split=split, revision=revision)
     except Exception as wrong:  # the hub client raises many kinds; the user needs one line and the other way in
         raise UserError(
             f"{task.name} could not be loaded from the hub ({repository}): {_first_line(wrong)}; "
-            "with the official files at hand give --data DIR"
+            "with the files at hand give --data DIR"
         ) from None
-    return ((f"{repository}/{config}:{i}", row) for i, row in enumerate(rows))
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _example(task: Task, row: Mapping[str, Any], where: str, default_id: str) -> Example:
+def _example(task: Task, row: Row, where: str, default_id: str) -> Example:
     cells: dict[str, Any] = {}
     for name, columns in task.columns.items():
         column = next((column for column in columns if column in row), None)
@@ -188,20 +211,41 @@ def _example(task: Task, row: Mapping[str, Any], where: str, default_id: str) ->
         cells[name] = None if column is None else row[column]
     label = task.label_of(cells.pop("label", None))
     row_id = cells.pop("id", None)
+    fields = {name: as_text(cell) for name, cell in cells.items()} if task.table is not None else cells
     for name, cell in cells.items():
-        if not isinstance(cell, str) or not cell.strip():
+        if task.table is None and (not isinstance(cell, str) or not cell.strip()):
             raise UserError(f"{where}: column {name!r} is empty; every row needs it")
-    return Example(default_id if row_id is None else str(row_id), cells, label)
+    if not any(text.strip() for text in fields.values()):
+        raise UserError(f"{where}: all that the template shows of this row is empty ({', '.join(fields)})")
+    return Example(default_id if row_id is None else str(row_id), fields, label)
 
 
-def example_from_fields(task: Task, row: Mapping[str, Any], where: str) -> Example:
-    """An unlabelled row that names the template's own fields, as `predict` reads them.
+def as_text(cell: Any) -> str:
+    """A cell of a user's own table as it is shown to the model; an empty one is an empty text."""
+    if cell is None or cell != cell:  # NaN: how tables write nothing
+        return ""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def example_from_fields(task: Task, row: Row | UserError, where: str) -> Example:
+    """An unlabelled row that names the template's own fields or the columns of the task's files, as `predict` reads
+    them.
 
     Raises:
         UserError: a field is missing or empty.
     """
-    missing = [name for name in task.fields if row.get(name) is None or not str(row[name]).strip()]
-    if missing:
-        raise UserError(f"{where}: {task.name} needs the field {missing[0]!r}; this row has {', '.join(row) or 'none'}")
-    row_id = row.get("id", row.get("idx", where.rsplit(":", 1)[-1]))
-    return Example(str(row_id), {name: str(row[name]) for name in task.fields}, None)
+    if isinstance(row, UserError):
+        raise row
+    fields: dict[str, str] = {}
+    for name in task.fields:
+        columns = (name, *task.columns.get(name, ()))
+        cell = next((row[column] for column in columns if column in row), None)
+        missing = not any(column in row for column in columns) or (task.table is None and not as_text(cell).strip())
+        if missing:
+            raise UserError(f"{where}: {task.name} needs the field {name!r}; this row has {', '.join(row) or 'none'}")
+        fields[name] = as_text(cell)
+    if not any(text.strip() for text in fields.values()):
+        raise UserError(f"{where}: all that the template shows of this row is empty ({', '.join(fields)})")
+    own = [row[column] for column in task.columns.get("id", ()) if column in row]
+    row_id = next(iter(own), row.get("id", row.get("idx", where.rsplit(":", 1)[-1])))
+    return Example(str(row_id), fields, None)

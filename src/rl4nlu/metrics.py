@@ -1,8 +1,8 @@
 """The benchmarks' own metrics, with error bars. scikit-learn and scipy compute what they have.
 
-An answer that could not be parsed (prediction None) counts as wrong: a label of its own for accuracy, Matthews and macro
-F1 (so that a model that never answers has a correlation of zero); the other label for the F1 of one label, which knows
-no third; the farther end of the scale in a numeric task.
+An answer that could not be parsed (prediction None) counts as wrong: a label of its own for accuracy, Matthews and
+macro F1 (so that a model that never answers has a correlation of zero); the other label for the F1 of one label, which
+knows no third; the farther end of the scale in a numeric task.
 
 Every metric is computed from a table of judged rows and a weight for each of its documents, so that the bootstrap is a
 matter of weights. Shapes: N rows, D documents, P distinct pairs of (gold, predicted) label.

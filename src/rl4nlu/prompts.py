@@ -73,6 +73,12 @@ class Prompter:
         gold = self.task.gold(example)
         return Prompt(example, text + cue, None if gold is None else self.task.labels.index(gold), fields is not None)
 
+    def cue(self, example: Example) -> str:
+        """The prompt without the row's body: instruction, few-shot examples, and the line behind which the answer
+        follows. What the model says here it says of any row of this kind (the domain premise of DC-PMI)."""
+        text, cue = self.prefix, self._body(example.fields)[1]
+        return (self.chat(text.rstrip("\n")) if self.chat is not None else text) + cue
+
     def fitted(self, example: Example, length: Callable[[str], int], limit: int) -> Prompt:
         """The prompt, with its longest free field cut at the end until it has at most `limit` tokens.
 

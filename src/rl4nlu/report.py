@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,28 +77,38 @@ def _view(folder: Path) -> RunView:
     )
 
 
-def column(result: dict[str, Any]) -> str:
-    """The method as a column's head: with its shots, template and decoding where they are not the usual ones."""
-    extras = [f"{result['shots']} shots"] if result["shots"] else []
+def column(result: dict[str, Any], with_model: bool = False) -> str:
+    """The method as a column's head: with its model, shots, template and decoding where they are not the usual ones."""
+    extras = [Path(result["model"]).name] if with_model or result["method"] == "classify" else []
+    extras += [f"{result['shots']} shots"] if result["shots"] else []
     extras += [result["template"]] if result.get("template", "plain") != "plain" else []
     extras += [result["decode"]] if result["decode"] != "score" else []
+    extras += [f"{result['calibrate']} calibration"] if "calibrate" in result else []
+    extras += [f"unparsable {result['unparsable_as']}"] if "unparsable_as" in result else []
+    extras += ["multi-task"] if "trained_on" in result else []
     return result["method"] + (f" ({', '.join(extras)})" if extras else "")
+
+
+def heads(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The column of each result; the model stands there where several were prompted or trained."""
+    several = len({result["model"] for result in results if result["method"] != "classify"}) > 1
+    return [column(result, several) for result in results]
 
 
 def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[str, Cell]]]:
     """Columns, and task -> column -> cell; the best cell of a row is marked."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
+    for result, head in zip(results, heads(results), strict=True):
         if result["metrics"]:
-            found[result["task"]][column(result)].append(result)
+            found[result["task"]][head].append(result)
     order = {method: i for i, method in enumerate(METHODS)}
-    heads = dict.fromkeys(head for row in found.values() for head in row)
-    columns = sorted(heads, key=lambda head: (order.get(head.split(" ")[0], len(METHODS)), head))
+    known = dict.fromkeys(head for row in found.values() for head in row)
+    columns = sorted(known, key=lambda head: (order.get(head.split(" ")[0], len(METHODS)), head))
     table: dict[str, dict[str, Cell]] = {}
     for task in sorted(found, key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS)):
         cells = {head: _cell(group) for head, group in found[task].items()}
         top = max(cell.value for cell in cells.values())
-        table[task] = {h: Cell(c.value, c.error, c.n, c.seeds, best=c.value == top) for h, c in cells.items()}
+        table[task] = {head: replace(cell, best=cell.value == top) for head, cell in cells.items()}
     return columns, table
 
 

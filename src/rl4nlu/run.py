@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import config
 from .errors import UserError
+from .tasks.own import dump, is_file
 
 SCHEMA = 1
 
@@ -36,9 +37,12 @@ class Run:
         Raises:
             UserError: the folder is there and not empty, or cannot be made.
         """
-        task = (settings.task or "task").replace("/", "-").replace(",", "+")
+        names = [name.strip() for name in (settings.task or "task").split(",")]
+        task = "+".join(Path(name).stem if is_file(name) else name.replace("/", "-") for name in names)
         path = claim(settings.out, f"{command}-{task}")
         config.save(settings, path / "config.yaml")
+        for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
+            dump(Path(name), path / "tasks" / Path(name).name)
         (path / "command.txt").write_text(f"{config.command_line(command, settings)}\n", encoding="utf-8")
         _write_json(path / "environment.json", environment())
         return cls(path)
@@ -79,6 +83,13 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{path}: no config.yaml; give the folder of an sft or ppo run")
     return config.read_yaml(file)
+
+
+def command_of(path: Path) -> str:
+    """The command that made a run folder: evaluate, sft, ppo or classify; empty if that is not known."""
+    file = path / "command.txt"
+    words = file.read_text(encoding="utf-8").split() if file.is_file() else []
+    return words[1] if len(words) > 1 else ""
 
 
 def environment() -> dict[str, str]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from .ask import Question, ask
 from .config import TrainSettings
-from .evaluate import Question, ask
 from .metrics import value_of
 from .models import Policy
 from .seeding import generator
 from .tasks import Example
 
 
-def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list[Example], list[Example]]:
-    """Training rows, and those held out of them: `select_rows`, but at most a tenth; chosen by the seed."""
-    count = min(settings.select_rows, len(examples) // 10)
+def hold_out(
+    examples: Sequence[Example], settings: TrainSettings, tasks: int = 1
+) -> tuple[list[Example], list[Example]]:
+    """Training rows, and those held out of them: the task's share of `select_rows`, but at most a tenth; chosen by the
+    seed."""
+    count = min(-(-settings.select_rows // tasks), len(examples) // 10)
     order = generator(settings.seed, "held-out").permutation(len(examples))
     held = set(order[:count].tolist())
     rest = [example for i, example in enumerate(examples) if i not in held]
@@ -27,20 +31,22 @@ def hold_out(examples: Sequence[Example], settings: TrainSettings) -> tuple[list
 class BestState:
     """The trainable weights with the best held-out score so far; the state at the start is the first candidate.
 
-    Scores are equal far more often than one thinks on a few hundred rows: a later state must be strictly better.
+    The score is the mean over the tasks of each one's first metric. Scores are equal far more often than one thinks on
+    a few hundred rows: a later state must be strictly better.
     """
 
-    def __init__(self, policy: Policy, held: Question, settings: TrainSettings, steps: int) -> None:
-        self.policy, self.held, self.settings = policy, held, settings
+    def __init__(self, policy: Policy, held: Sequence[Question], settings: TrainSettings, steps: int) -> None:
+        self.policy, self.settings = policy, settings
+        self.held = [question for question in held if len(question.rows)]
         self.every = max(1, steps // 5)
         self.step, self.score = 0, float("-inf")
         self._weights: list[Tensor] = []
-        if len(held.rows):
+        if self.held:
             self._consider(0)
 
     def after(self, step: int, steps: int) -> dict[str, float]:
         """Look at the state after `step` steps if it is time to; the score for the log."""
-        if not len(self.held.rows) or (step % self.every and step != steps):
+        if not self.held or (step % self.every and step != steps):
             return {}
         return {"held_out": self._consider(step)}
 
@@ -55,11 +61,14 @@ class BestState:
 
     def _consider(self, step: int) -> float:
         training = self.policy.model.training
-        found = ask(self.policy, self.held, "score", self.settings)
-        task = self.held.task
-        score = value_of(task.metrics[0], task, [prediction.outcome(task) for prediction in found])
+        score = fmean(self._score(question) for question in self.held)
         if score > self.score:
             self.step, self.score = step, score
             self._weights = [weight.detach().clone() for weight in self.policy.trainable()]
         self.policy.model.train(training)
         return score
+
+    def _score(self, question: Question) -> float:
+        found = ask(self.policy, question, "score", self.settings)
+        task = question.task
+        return value_of(task.metrics[0], task, [prediction.outcome(task) for prediction in found])

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 
 from . import optim
+from .ask import Question
 from .config import SftSettings
-from .evaluate import Question
 from .forward import score
 from .losses import sft_loss
+from .mixture import Mixture
 from .models import Policy
 from .run import Meter, Run
 from .seeding import derive
 from .selection import BestState
-from .tokens import batch_order, micro_batches
+from .tokens import micro_batches
 from .training import train_and_measure
 
 LEARNING_RATE = 1e-3
@@ -29,25 +30,25 @@ def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
 
 
 def train(
-    policy: Policy, question: Question, held: Question, settings: SftSettings, run: Run
+    policy: Policy, mixture: Mixture, held: list[Question], settings: SftSettings, run: Run
 ) -> tuple[int, dict[str, float]]:
     """The training loop. Returns the number of steps, and which of them was kept if that was chosen."""
-    rows = question.rows
-    steps = optim.steps_of(settings, len(rows))
+    steps = optim.steps_of(settings, len(mixture))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     weights = policy.trainable()
     optimizer = optim.make_optimizer(settings, weights)
     best = BestState(policy, held, settings, steps)
-    with Meter(f"sft {question.task.name}", steps) as meter:
+    with Meter(f"sft {mixture.title}", steps) as meter:
         for step in range(steps):
             start = time.perf_counter()
-            chosen = [rows[i] for i in batch_order(len(rows), settings.batch_size, settings.seed, step, "sft")]
-            pairs = [(row.ids, [row.answers[row.prompt.gold]]) for row in chosen if row.prompt.gold is not None]
+            chosen = mixture.batch(step)
+            pairs = [(row.ids, [row.answers[row.gold]]) for row in chosen]
             count = sum(len(answer) for _, (answer,) in pairs)
             policy.model.train()  # LoRA's dropout, a function of (seed, step)
             torch.manual_seed(derive(settings.seed, "dropout", step))
             loss = 0.0
-            for batch in micro_batches(pairs, settings.max_tokens, policy.pad, policy.device):
+            kinds = [row.prompter.task.name for row in chosen]
+            for batch in micro_batches(pairs, settings.max_tokens, policy.pad, policy.device, kinds):
                 scores = score(policy.model, batch, policy.shared)
                 part = sft_loss(scores.logp_BKA[:, 0], batch.answer_mask_BKA[:, 0], count)
                 part.total.backward()

@@ -5,7 +5,7 @@ Shapes: B rows, K answers, T prompt tokens, A answer tokens, P prefix tokens. Ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from .prompts import Prompt, Prompter
-from .seeding import generator
 from .tasks import Example
 
 SHORTEST_PREFIX = 8
@@ -27,10 +26,18 @@ costs as much as reading, but a small matrix wastes the machine too."""
 class Encoded:
     """A prompt in tokens, with the answers that may follow it."""
 
+    prompter: Prompter
+    """Who wrote it: knows the task and reads its answers."""
     prompt: Prompt
     ids: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     """Tokens of each whole answer of the closed set."""
+
+    @property
+    def gold(self) -> int:
+        """Index of the right answer; every training row has one."""
+        assert self.prompt.gold is not None
+        return self.prompt.gold
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,13 @@ class Encoder:
         prompt = self.prompter.prompt(example)
         if self.may_be_too_long(prompt):
             prompt = self.prompter.fitted(example, lambda text: len(self._ids([text])[0]), self.longest_prompt)
+        return self.encode_prompt(prompt)
+
+    def encode_prompt(self, prompt: Prompt) -> Encoded:
+        """Tokens of a prompt that fits, and of every answer of the closed set."""
         alone, *whole = self._ids([prompt.text, *(prompt.text + answer for answer in self.prompter.answers)])
         start = len(common_prefix([alone, *whole]))
-        return Encoded(prompt, tuple(whole[0][:start]), tuple(tuple(ids[start:]) for ids in whole))
+        return Encoded(self.prompter, prompt, tuple(whole[0][:start]), tuple(tuple(ids[start:]) for ids in whole))
 
     def may_be_too_long(self, prompt: Prompt) -> bool:
         """Without tokenising: no text has more tokens than bytes, but for a few special ones."""
@@ -120,6 +131,7 @@ def micro_batches(
     max_tokens: int,
     pad: int,
     device: torch.device | str = "cpu",
+    kinds: Sequence[Hashable] | None = None,
 ) -> Iterator[Batch]:
     """Rows of similar length together, at most `max_tokens` tokens (padding included) at a time, longest first.
 
@@ -127,14 +139,18 @@ def micro_batches(
         rows: (prompt tokens, answers' tokens) of each row; the same number of answers in every row.
         max_tokens: bound of prefix + rows x (longest prompt + its answers); a longer row goes alone.
         pad: any valid token id; padding is masked, never read.
+        kinds: what each row is, where rows of several tasks come together: only those of one kind share a prefix, so
+            no other goes into their micro-batch.
     """
     cost = [len(prompt) + sum(map(len, answers)) for prompt, answers in rows]
-    order = sorted(range(len(rows)), key=lambda i: (-cost[i], i))
-    start = 0
-    while start < len(order):
-        group = _largest_group(rows, cost, order, start, max_tokens)
-        start += len(group)
-        yield _collate(rows, group, pad, device)
+    for kind in dict.fromkeys(kinds or [None]):
+        members = [i for i in range(len(rows)) if kinds is None or kinds[i] == kind]
+        order = sorted(members, key=lambda i: (-cost[i], i))
+        start = 0
+        while start < len(order):
+            group = _largest_group(rows, cost, order, start, max_tokens)
+            start += len(group)
+            yield _collate(rows, group, pad, device)
 
 
 def _largest_group(rows, cost, order, start: int, max_tokens: int) -> list[int]:
@@ -193,19 +209,3 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
         ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         mask[i, : len(row)] = True
     return ids, mask
-
-
-def batch_order(count: int, batch_size: int, seed: int, step: int, method: str) -> list[int]:
-    """Row indices of the batch of a step: a fresh permutation each epoch, no row twice in an epoch.
-
-    Each method has permutations of its own, so that a short PPO run after a short SFT run sees other rows.
-
-    A batch may span the border of two epochs, so that every batch is full and every row is seen equally often.
-    """
-    first = step * batch_size
-    chosen: list[int] = []
-    while len(chosen) < batch_size:
-        epoch, offset = divmod(first + len(chosen), count)
-        order = generator(seed, f"order/{method}", epoch).permutation(count)
-        chosen += order[offset : offset + batch_size - len(chosen)].tolist()
-    return chosen

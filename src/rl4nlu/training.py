@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from . import data
+from .ask import Question, encode
 from .card import write_card
 from .config import TrainSettings
-from .evaluate import Question, continue_from, encode, measure
+from .evaluate import continue_from, load_rows, measure, present
+from .mixture import Mixture
 from .models import Policy, load_policy
 from .run import Run, check_free
 from .selection import hold_out
-from .tasks import find
+from .tasks import find_all
 
 T = TypeVar("T", bound=TrainSettings)
-Loop = Callable[[Policy, Question, Question, T, Run], tuple[int, dict[str, float]]]
+Loop = Callable[[Policy, Mixture, list[Question], T, Run], tuple[int, dict[str, float]]]
 """(policy, training rows, held-out rows, settings, run) -> number of steps, and which of them was kept."""
 
 
@@ -36,10 +38,19 @@ def train_and_measure(
     """
     check_free(settings.out)
     settings = continue_from(settings)
-    task = find(settings.task or "")
-    teacher = data.training_task(task)
-    learnt, held = hold_out(data.load(teacher, "train", settings.data, settings.limit), settings)
-    dev_rows = data.load(task, settings.split or task.eval_split, settings.data, settings.eval_limit)
+    tasks = present(find_all(settings.task or ""), settings.data, lambda task: [settings.split or task.eval_split])
+    taught = present(
+        list({data.training_task(task).name: data.training_task(task) for task in tasks}.values()),
+        settings.data,
+        lambda task: ["train"],
+    )
+    learnt, held = {}, {}
+    for task in taught:
+        rows = load_rows(task, "train", settings, settings.limit)
+        learnt[task.name], held[task.name] = hold_out(rows, settings, len(taught))
+    dev_rows = {
+        task.name: load_rows(task, settings.split or task.eval_split, settings, settings.eval_limit) for task in tasks
+    }
     policy = load_policy(
         settings.model or "",
         settings.device,
@@ -53,17 +64,23 @@ def train_and_measure(
         policy.add_value_head()
         if settings.init is not None:
             policy.load_value_head(settings.init)
-    question = encode(policy, teacher, settings, learnt)
-    held_out = encode(policy, teacher, settings, held)
-    dev = encode(policy, task, settings, dev_rows)
-    for name, rows in (("training", question.rows), ("evaluation", dev.rows)):
-        if rows.cut:
-            print(f"{task.name}: {rows.cut} of {len(rows)} {name} prompts were too long and were cut")
+    mixture = Mixture([encode(policy, task, settings, learnt[task.name]) for task in taught], settings, method)
+    held_out = [encode(policy, task, settings, held[task.name]) for task in taught]
+    dev = [encode(policy, task, settings, dev_rows[task.name]) for task in tasks]
+    for name, questions in (("training", mixture.questions), ("evaluation", dev)):
+        for question in questions:
+            if question.rows.cut:
+                cut = f"{question.rows.cut} of {len(question.rows)}"
+                print(f"{question.task.name}: {cut} {name} prompts were too long and were cut")
     run = Run.create(method, settings)
-    steps, best = loop(policy, question, held_out, settings, run)
+    steps, best = loop(policy, mixture, held_out, settings, run)
     policy.save(run.path)
-    found = {**(extra or {}), "train_rows": len(learnt), "steps": steps, **best}
-    result = measure(policy, dev, settings, method, run=run, extra=found)
-    run.write_results([result])
-    write_card(run, settings, [result])
-    return run, [result]
+    found = {**(extra or {}), "train_rows": sum(map(len, learnt.values())), "steps": steps, **best}
+    if len(taught) > 1:
+        found["trained_on"] = list(learnt)
+    results: list[dict[str, Any]] = []
+    for question in dev:
+        results.append(measure(policy, question, settings, method, run=run, extra=found))
+        run.write_results(results)
+    write_card(run, settings, results)
+    return run, results

@@ -1,17 +1,20 @@
-"""The table of tasks. A task is found by its name; `glue`, `superglue` and `mini` alone mean the whole suite."""
+"""The table of tasks. A task is found by its name, or by the file that declares it; `glue`, `superglue` and `mini`
+alone mean the whole suite."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from ..errors import UserError, did_you_mean
 from .glue import GLUE
 from .mini import MINI
 from .superglue import SUPERGLUE
-from .task import Example, Files, Task
+from .task import Example, Files, Table, Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPERGLUE, *MINI)}
 SUITES = tuple(dict.fromkeys(task.suite for task in TASKS.values()))
 
-__all__ = ["SUITES", "TASKS", "Example", "Files", "Task", "find", "find_all"]
+__all__ = ["SUITES", "TASKS", "Example", "Files", "Table", "Task", "find", "find_all"]
 
 
 def find(name: str) -> Task:
@@ -22,12 +25,17 @@ def find(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
+    if name.endswith((".yaml", ".yml")):
+        from .own import read_task  # pydantic: only where it is needed, so that help is quick
+
+        return read_task(Path(name))
     if name in SUITES:
         raise UserError(f"task {name!r} is a whole suite, and one task is needed here: try {name}/{_short(name)}")
-    near = did_you_mean(name, TASKS)
+    near = did_you_mean(name.casefold(), TASKS)
     if not near:  # 'rte' alone: the suite is missing
-        near = "".join(f" (did you mean {full!r}?)" for full in TASKS if full.split("/")[1] == name.casefold())
-    raise UserError(f"no task is called {name!r}{near}; `rl4nlu tasks` lists them all")
+        bare = name.casefold().replace("-", "").rpartition("/")[2]
+        near = "".join(f" (did you mean {full!r}?)" for full in TASKS if full.split("/")[1].replace("-", "") == bare)
+    raise UserError(f"no task is called {name!r}{near}; `rl4nlu tasks` lists them all, `rl4nlu new task` makes one")
 
 
 def find_all(names: str) -> list[Task]:

@@ -137,6 +137,7 @@ MNLI_MM = _mnli(
         ("glue", "mnli"),
         hub_splits={"train": "train", "dev": "validation_mismatched", "test": "test_mismatched"},
     ),
+    train_task="glue/mnli",
 )
 AX = _mnli(
     "glue/ax",

@@ -55,6 +55,8 @@ COPA = Task(
     body="What happened: {premise}\nAsked for: the {question}\n1: {choice1}\n2: {choice2}",
     metrics=("accuracy",),
     free=("premise",),
+    pair=("{premise} What was the {question}?", "{candidate}"),
+    candidates=("choice1", "choice2"),
 )
 
 
@@ -155,6 +157,7 @@ WIC = Task(
     body="Word: {word}\nFirst: {first}\nSecond: {second}",
     metrics=("accuracy",),
     free=("first", "second"),
+    pair=("{word}: {first}", "{second}"),
 )
 
 

@@ -8,6 +8,7 @@ import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -46,6 +47,20 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The rows of a user's own task: files, or a data set on the hub."""
+
+    folder: Path
+    """What the file names are relative to."""
+    splits: Mapping[str, str]
+    """Split -> file name (.csv, .tsv, .jsonl, .parquet), or the name of the split on the hub."""
+    dev_share: float
+    """Share of the training rows that stand in for a dev split where none is named."""
+    hub: tuple[str, str | None, str | None] | None = None
+    """Data set, configuration, revision."""
+
+
+@dataclass(frozen=True)
 class Task:
     """A task is one declaration: nothing else in the package knows its name."""
 
@@ -78,6 +93,12 @@ class Task:
     """Row of the official file -> examples, where it is not one to one."""
     generate: Callable[[str, str], list[Example]] | None = None
     """(task name, split) -> examples, for a bundled task."""
+    table: Table | None = None
+    """Where the rows of a user's own task lie."""
+    pair: tuple[str, ...] = ()
+    """The one or two texts that an encoder reads, as templates (default: see `segments`)."""
+    candidates: tuple[str, ...] = ()
+    """Fields of which one is the answer, in the order of the labels; an encoder judges each alone, as {candidate}."""
 
     @property
     def suite(self) -> str:
@@ -89,6 +110,12 @@ class Task:
         names = dict.fromkeys(template_fields(self.plain) + template_fields(self.body))
         return tuple(names)
 
+    @cached_property
+    def segments(self) -> tuple[str, ...]:
+        """The one or two texts that an encoder reads: the template's first field, and all others behind each other."""
+        first, *others = (f"{{{name}}}" for name in dict.fromkeys(template_fields(self.plain)))
+        return self.pair or ((first, " ".join(others)) if others else (first,))
+
     def label_of(self, value: object) -> str | None:
         """The canonical label for a value of the label column: its name in any case, an alias, or the hub's number.
 
@@ -97,31 +124,29 @@ class Task:
         Raises:
             ValueError: the value is no label of this task.
         """
-        if value is None or (str(value).strip() in ("", "-1") and not self.numeric):
-            return None
-        if (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and not self.numeric
-            and 0 <= value < len(self.labels)
-        ):
-            return self.labels[value]
-        text = str(value).strip()
+        text = "" if value is None else str(value).strip()
+        hidden = text in ("", "-1", "-1.0")
         if self.numeric:
             low, high = float(self.labels[0]), float(self.labels[-1])
             try:
                 number = float(text)
             except ValueError:
                 number = math.nan
-            if number == -1:
+            if low <= number <= high:
+                return text
+            if hidden:
                 return None
-            if not low <= number <= high:
-                raise ValueError(f"label {text!r} is not a number from {low:g} to {high:g}")
-            return text
+            raise ValueError(f"label {text!r} is not a number from {low:g} to {high:g}")
+        # a user's table has names; the hub's copies of the benchmarks have numbers
+        numbered = self.table is None and not isinstance(value, bool)
+        if numbered and isinstance(value, int) and 0 <= value < len(self.labels):
+            return self.labels[value]
         known = {label.casefold(): label for label in self.labels} | dict(self.aliases)
-        if text.casefold() not in known:
-            raise ValueError(f"unknown label {text!r}; the labels are {', '.join(known)}")
-        return known[text.casefold()]
+        if text.casefold() in known:
+            return known[text.casefold()]
+        if hidden:
+            return None
+        raise ValueError(f"unknown label {text!r}; the labels are {', '.join(known)}")
 
     # -- judging: one function for reward and metric ---------------------------------------------------------------
 

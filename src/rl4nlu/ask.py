@@ -1,0 +1,131 @@
+"""Ask a model: score the label words of every row, or generate an answer and parse it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import data
+from .config import PromptSettings
+from .forward import score
+from .labels import closed_set_logp, distinguishing
+from .metrics import Outcome
+from .models import Policy
+from .prompts import Prompter, chat_wrapper, choose_shots
+from .rollout import sample, uniforms
+from .tasks import Example, Task
+from .tokens import Encoded, EncodedRows, Encoder, micro_batches
+
+CHUNK = 512
+"""Rows that are put in order of length and worked on before their predictions are written."""
+Advance = Callable[[int], None]
+"""Is told how many more rows are done."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's answer to one row."""
+
+    example: Example
+    label: str | None
+    """A label of the task, a number as text, or None where the text could not be parsed."""
+    scores: dict[str, float] | None = None
+    """Label -> log-probability within the closed set, where labels were scored."""
+    text: str | None = None
+    """Where an answer was generated."""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As it stands in predictions.jsonl: enough to compute every metric again and to write a server's file."""
+        scores = None if self.scores is None else {label: round(value, 6) for label, value in self.scores.items()}
+        row = {"id": self.example.id, "gold": self.example.label, "prediction": self.label}
+        places = {"group": self.example.group, "document": self.example.document, "meta": self.example.meta}
+        return {**row, "scores": scores, "text": self.text, **{name: v for name, v in places.items() if v}}
+
+    def outcome(self, task: Task) -> Outcome:
+        """What the metrics need of it."""
+        confidence = self.scores[task.labels[-1]] if self.scores and not task.numeric else None
+        return Outcome(self.example, self.label, confidence)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task made ready for a model: prompts, their tokens, the rows."""
+
+    task: Task
+    prompter: Prompter
+    rows: EncodedRows
+
+
+def encode(policy: Policy, task: Task, settings: PromptSettings, examples: Sequence[Example]) -> Question:
+    """Write and encode the prompts of these examples, with the settings' few-shot examples."""
+    chosen: tuple[Example, ...] = ()
+    if settings.shots:
+        teacher = data.training_task(task)
+        rows = data.load(teacher, "train", settings.data, max_bad_rows=settings.max_bad_rows)
+        chosen = choose_shots(task, rows, settings.shots, settings.seed)
+    chat = chat_wrapper(policy.tokenizer) if settings.chat else None
+    prompter = Prompter(task, settings.template or "plain", chosen, chat)
+    encoder = Encoder(
+        policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length)
+    )
+    return Question(task, prompter, EncodedRows(encoder, examples))
+
+
+@torch.no_grad()
+def ask(
+    policy: Policy,
+    question: Question,
+    decode: str,
+    settings: PromptSettings,
+    answer_tokens: int | None = None,
+    advance: Advance = lambda count: None,
+) -> Iterator[Prediction]:
+    """The model's answer to every row, chunk by chunk in the order of the rows."""
+    policy.model.eval()
+    longest = answer_tokens or question.rows.encoder.longest_answer + 4
+    for start in range(0, len(question.rows), CHUNK):
+        chunk = question.rows[start : start + CHUNK]
+        if decode == "score":
+            for row, logp in zip(chunk, label_logp(policy, chunk, settings.max_tokens, advance), strict=True):
+                yield scored(question.task, row.prompt.example, logp)
+        else:
+            uniform = None
+            if decode == "sample":
+                uniform = uniforms(len(chunk), 1, longest, settings.seed, f"decode/{question.task.name}", start)
+            prompts = [row.ids for row in chunk]
+            answers = sample(policy, prompts, question.prompter.finished, longest, settings.max_tokens, uniform)
+            for row, (answer,) in zip(chunk, answers, strict=True):
+                label = question.prompter.parse(answer.text)
+                yield Prediction(row.prompt.example, label, text=answer.text)
+            advance(len(chunk))
+
+
+@torch.no_grad()
+def label_logp(
+    policy: Policy, rows: Sequence[Encoded], max_tokens: int, advance: Advance = lambda count: None
+) -> list[list[float]]:
+    """Log-probability of each label within the closed set, for every row."""
+    cut = [distinguishing(row.answers) for row in rows]
+    found: dict[int, list[float]] = {}
+    pairs = [(row.ids, answers) for row, answers in zip(rows, cut, strict=True)]
+    for batch in micro_batches(pairs, max_tokens, policy.pad, policy.device):
+        logp_BKA = score(policy.model, batch, policy.shared).logp_BKA
+        for i, row in enumerate(batch.rows):
+            found[row] = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row])[0].tolist()
+        advance(len(batch.rows))
+    return [found[i] for i in range(len(rows))]
+
+
+def scored(task: Task, example: Example, logp: Sequence[float]) -> Prediction:
+    """The prediction that goes with the labels' log-probabilities: the most likely one, or of numbers the mean."""
+    scores = dict(zip(task.labels, logp, strict=True))
+    if task.numeric:
+        label = f"{sum(float(number) * math.exp(p) for number, p in scores.items()):.4f}"
+    else:
+        label = max(scores, key=lambda name: scores[name])
+    return Prediction(example, label, scores)

@@ -1,0 +1,191 @@
+"""A model with a classification head: an encoder, or a decoder.
+
+Two texts go in as a pair; a number is a regression; of several candidates each is judged alone and the best one chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from .ask import Advance, Prediction
+from .config import ClassifySettings, validate
+from .errors import UserError
+from .evaluate import own_task
+from .models import DTYPES, adapter_folder, cannot_load, device_of, lora_config, quiet_peft, source_of
+from .run import read_config
+from .seeding import derive
+from .tasks import Example, Task, find
+
+EVAL_ROWS = 64
+"""Texts that go through the model together in evaluation."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with a classification head, and what is needed to ask it."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    task: Task
+    decoder: bool
+    max_length: int
+
+    def texts(self, example: Example) -> list[tuple[str, ...]]:
+        """What the model reads for a row: one text or two; once, or once for each candidate."""
+        task = self.task
+        fields = {name: text.strip() for name, text in example.fields.items()}
+        if not task.candidates:
+            return [tuple(segment.format_map(fields) for segment in task.segments)]
+        each = [{**fields, "candidate": fields[name]} for name in task.candidates]
+        return [tuple(segment.format_map(one) for segment in task.segments) for one in each]
+
+    def encode(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Tokens of one text or two, the longer one cut where they are too long together. A decoder's tokenizer puts
+        nothing between two texts: a line break stands there."""
+        first, *second = texts
+        if second and self.decoder:
+            first += "\n"
+        return dict(self.tokenizer(first, *second, truncation="longest_first", max_length=self.max_length))
+
+    def is_too_long(self, texts: Sequence[str]) -> bool:
+        """Whether `encode` cuts them."""
+        return len(self.tokenizer(*texts, verbose=False)["input_ids"]) > self.max_length
+
+    def targets(self, example: Example) -> list[float | int]:
+        """What the head should say of each of the row's texts."""
+        if self.task.candidates:
+            return [int(label == example.label) for label in self.task.labels]
+        if self.task.numeric:
+            return [float(example.label or 0)]
+        return [self.task.labels.index(example.label or "")]
+
+
+@torch.no_grad()
+def ask(classifier: Classifier, rows: Sequence[Example], advance: Advance = lambda count: None) -> Iterator[Prediction]:
+    """The classifier's answer to every row, in their order."""
+    classifier.model.eval()
+    per_row = max(1, len(classifier.task.candidates))
+    chunk = 8 * EVAL_ROWS // per_row
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        inputs = [classifier.encode(text) for row in part for text in classifier.texts(row)]
+        order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]["input_ids"]))
+        logits: dict[int, list[float]] = {}
+        for at in range(0, len(order), EVAL_ROWS):
+            some = order[at : at + EVAL_ROWS]
+            batch = classifier.tokenizer.pad([inputs[i] for i in some], return_tensors="pt").to(classifier.model.device)
+            found = classifier.model(**batch).logits.float().tolist()
+            logits.update(zip(some, found, strict=True))
+        for i, row in enumerate(part):
+            yield _prediction(classifier.task, row, [logits[i * per_row + k] for k in range(per_row)])
+        advance(len(part))
+
+
+def _prediction(task: Task, example: Example, logits: list[list[float]]) -> Prediction:
+    if task.numeric:
+        low, high = float(task.labels[0]), float(task.labels[-1])
+        return Prediction(example, f"{min(max(logits[0][0], low), high):.4f}")
+    # of candidates the one with the best odds of being right
+    values = [right - wrong for wrong, right in logits] if task.candidates else logits[0]
+    logp = torch.tensor(values, dtype=torch.float64).log_softmax(0).tolist()
+    scores = dict(zip(task.labels, logp, strict=True))
+    return Prediction(example, max(scores, key=lambda label: scores[label]), scores)
+
+
+def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier, bool]:
+    """A base model with a fresh head, and whether LoRA is on it.
+
+    Raises:
+        UserError: there is no such model, or it takes no classification head.
+    """
+    name = settings.model or ""
+    place = device_of(settings.device)
+    decoder = is_decoder(name)
+    lora = settings.tune == "lora" or (settings.tune == "auto" and decoder)
+    half = lora and place.type == "cuda"  # all weights are trained in float32, with autocast on a GPU
+    dtype = DTYPES[settings.dtype] if settings.dtype != "auto" else (torch.bfloat16 if half else torch.float32)
+    torch.manual_seed(derive(settings.seed, "head"))
+    classifier = _load(name, source_of(name), task, decoder, settings.max_length, dtype)
+    model = classifier.model
+    if lora:
+        try:
+            with quiet_peft():
+                model = get_peft_model(model, lora_config(settings.lora, "SEQ_CLS"))
+        except ValueError as wrong:
+            first = str(wrong).splitlines()[0]
+            raise UserError(f"lora.target {settings.lora.target!r} does not fit {name}: {first}") from None
+    return replace(classifier, model=model.to(place)), lora
+
+
+def restore(run: Path, task: Task, device: str) -> Classifier:
+    """The classifier that a run has trained.
+
+    Raises:
+        UserError: the run holds none, or the task has other labels than those it was trained on.
+    """
+    trained = trained_settings(run)
+    taught = find(own_task(run, trained.task))
+    if (taught.labels, taught.segments) != (task.labels, task.segments):
+        raise UserError(f"{run} was trained to tell the labels of {taught.name}, and {task.name} has others")
+    name, full = trained.model or "", run / "model"
+    source = str(full) if full.is_dir() else source_of(name)
+    classifier = _load(name, source, task, is_decoder(name), trained.max_length, torch.float32)
+    model = classifier.model
+    if not full.is_dir():
+        with quiet_peft():
+            model = PeftModel.from_pretrained(model, adapter_folder(run))
+    return replace(classifier, model=model.to(device_of(device)))
+
+
+def trained_settings(run: Path) -> ClassifySettings:
+    """Settings with which a classifier was trained."""
+    return validate(ClassifySettings, read_config(run))
+
+
+def _load(name: str, source: str, task: Task, decoder: bool, max_length: int | None, dtype: torch.dtype) -> Classifier:
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    labels = ("wrong", "right") if task.candidates else ("score",) if task.numeric else task.labels
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            problem_type="regression" if task.numeric else "single_label_classification",
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as wrong:
+        raise UserError(cannot_load(name, wrong, "a classifier")) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    model.config.pad_token_id = tokenizer.pad_token_id  # where a decoder's head finds the last token
+    context = getattr(model.config, "max_position_embeddings", 512)
+    longest = min(max_length or context, context, tokenizer.model_max_length)
+    return Classifier(name, model, tokenizer, task, decoder, int(longest))
+
+
+def is_decoder(name: str) -> bool:
+    """Whether a model is known as a causal language model only: BERT and its kin are known as masked ones too.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source_of(name))
+    except (OSError, ValueError, KeyError) as wrong:
+        raise UserError(cannot_load(name, wrong, "a classifier")) from None
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING

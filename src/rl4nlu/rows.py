@@ -1,0 +1,120 @@
+"""Files -> rows, each with its place for messages: the benchmarks' TSV and JSONL; CSV, TSV, JSONL, parquet of users.
+
+UTF-8 with or without a byte-order mark. A row that cannot be read is handed on as its error, so that the caller may go
+on with the next one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+Row = Mapping[str, Any]
+Located = tuple[str, Row | UserError]
+"""("file:line", the row or what is wrong with it)."""
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+
+
+def read_rows(path: Path, headerless: tuple[str, ...] | None = None, quoted: bool = False) -> Iterator[Located]:
+    """Rows of a .jsonl, .csv, .tsv or .parquet file.
+
+    Args:
+        path: the file.
+        headerless: names of the columns, for a TSV file without a header line.
+        quoted: whether a .tsv file quotes cells as .csv files do; the benchmarks' own files do not.
+
+    Raises:
+        UserError: the file is missing, empty, of another kind, not UTF-8, or its header cannot be read.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is needed")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: files of this kind cannot be read; give one of {', '.join(SUFFIXES)}")
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        raise UserError(f"{path}: byte {wrong.start} is not UTF-8; save the file as UTF-8") from None
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    if path.suffix == ".csv" or (quoted and path.suffix == ".tsv"):
+        return _csv_rows(path, text)
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if lines[-1] == "":
+        lines.pop()
+    return _json_rows(path, lines) if path.suffix == ".jsonl" else _tsv_rows(path, lines, headerless)
+
+
+def _json_rows(path: Path, lines: list[str]) -> Iterator[Located]:
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as wrong:
+            yield where, UserError(f"{where}: not a JSON object ({wrong.msg} at column {wrong.colno})")
+        except (ValueError, RecursionError) as wrong:  # numbers of thousands of digits, brackets without end
+            yield where, UserError(f"{where}: this JSON cannot be read ({wrong})")
+        else:
+            if not isinstance(row, dict):
+                row = UserError(f"{where}: a JSON {type(row).__name__} stands here, and an object is needed")
+            yield where, row
+
+
+def _tsv_rows(path: Path, lines: list[str], headerless: tuple[str, ...] | None) -> Iterator[Located]:
+    """Lines end by LF or CRLF and by nothing else, cells by tabs, and a quote is a letter like any other."""
+    names = headerless or tuple(lines[0].split("\t"))
+    for number, line in enumerate(lines, 1):
+        if number > 1 or headerless is not None:
+            yield _row(f"{path}:{number}", names, line.split("\t"))
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[Located]:
+    """Cells may be quoted and then hold separators, quotes and line breaks; a row is named by its first line."""
+    header = text.split("\n", 1)[0]
+    delimiter = "\t" if path.suffix == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: tuple[str, ...] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as wrong:
+            yield f"{path}:{line}", UserError(f"{path}:{line}: not valid CSV ({wrong}); is a quote missing?")
+            return  # where the next row begins is not known any more
+        if names is None:
+            names = tuple(cell.strip() for cell in cells)
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise UserError(f"{path}:1: the column {twice!r} stands there twice; rename one")
+        elif cells:  # an empty line is no row
+            yield _row(f"{path}:{line}", names, cells)
+
+
+def _row(where: str, names: tuple[str, ...], cells: list[str]) -> Located:
+    if len(cells) == len(names):
+        return where, dict(zip(names, cells, strict=True))
+    counts = f"{len(cells)} columns, and {len(names)} are needed ({', '.join(names)})"
+    return where, UserError(f"{where}: {counts}; mend or remove this line")
+
+
+def _parquet_rows(path: Path) -> Iterator[Located]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as wrong:
+        raise UserError(f"{path}: not a parquet file ({str(wrong).splitlines()[0][:200]})") from None
+    return ((f"{path}:{i}", row) for i, row in enumerate(table.to_pylist()))

@@ -1,0 +1,285 @@
+"""A task of the user's own, declared in a YAML file: where its rows lie, how they are asked, which words answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UserError, did_you_mean
+from .task import Table, Task, template_fields
+
+SUITE = "own"
+SUFFIXES = (".yaml", ".yml")
+FOR_NUMBERS = ("pearson", "spearman")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Numbers(_Strict):
+    low: float
+    """Lowest label."""
+    high: float
+    """Highest label."""
+    step: float = Field(1.0, gt=0)
+    """Between two labels that the model may say."""
+
+
+class Hub(_Strict):
+    dataset: str
+    """Data set on the hub, e.g. fancyzhx/ag_news."""
+    config: str | None = None
+    """Its configuration."""
+    revision: str | None = None
+    """Commit, tag or branch."""
+
+
+class TaskFile(_Strict):
+    """What a task file may say. `rl4nlu new task my.yaml` writes one with comments."""
+
+    name: str | None = Field(None, pattern=r"^[\w.-]+$")
+    """Name in results (default: the file's)."""
+    train: str | None = None
+    """Training rows: a .csv, .tsv, .jsonl or .parquet file, relative to this file; or the split's name on the hub."""
+    dev: str | None = None
+    """Rows to evaluate on; without them, a share of the training rows is kept apart."""
+    test: str | None = None
+    """Rows to predict, with or without labels."""
+    dev_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the training rows that is kept apart where there is no dev."""
+    hub: Hub | None = None
+    """Where the splits are, if not in files."""
+    template: str
+    """The prompt, with columns in braces; the answer follows its last line."""
+    instruction: str | None = None
+    """What the `verdict` template asks (default: the template's last line)."""
+    label: str = "label"
+    """Column of the label."""
+    id: str | None = None
+    """Column of the row's id (default: its number)."""
+    fields: dict[str, str] = {}
+    """Name in the template -> column, where they differ."""
+    labels: dict[str, str] | list[str] | None = None
+    """Label -> the word that the model says for it; or a list, where both are the same."""
+    numbers: Numbers | None = None
+    """Instead of labels: numbers, judged by their distance."""
+    metrics: list[str] = ["accuracy"]
+    """The first one stands in tables. Of f1, the last label is the positive one."""
+    free: list[str] | None = None
+    """Fields that may be cut when a prompt is too long (default: all)."""
+
+
+def is_file(name: str) -> bool:
+    """Whether a task is named by its file."""
+    return name.endswith(SUFFIXES)
+
+
+def read_task(path: Path) -> Task:
+    """The task that a file declares.
+
+    Raises:
+        UserError: all that is wrong with the file, each with its line.
+    """
+    values, line = _read(path)
+    problems = []
+    try:
+        said = TaskFile.model_validate(values)
+    except ValidationError as wrong:
+        problems = [f"{path}:{_line_of(line, error['loc'])}: {_explain(error)}" for error in wrong.errors()]
+        raise UserError("; ".join(problems)) from None
+    problems = [f"{path}:{_line_of(line, (key,))}: {text}" for key, text in _problems(said)]
+    if problems:
+        raise UserError("; ".join(problems))
+    return _task(said, path)
+
+
+def dump(task_file: Path, into: Path) -> None:
+    """Write a copy of a task file that means the same from any folder."""
+    values, _ = _read(task_file)
+    said = TaskFile.model_validate(values)
+    changes: dict[str, Any] = {"name": said.name or _stem(task_file)}
+    if said.hub is None:
+        for split in ("train", "dev", "test"):
+            name = getattr(said, split)
+            changes[split] = str((task_file.parent / name).resolve()) if name else None
+    into.parent.mkdir(parents=True, exist_ok=True)
+    kept = said.model_copy(update=changes).model_dump(exclude_defaults=True)
+    into.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"[^\w.-]", "-", path.stem)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The values in a YAML file, and the line of every key."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such task file; `rl4nlu new task {path}` writes one to fill in") from None
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise UserError(f"{path}: cannot be read as a task file ({wrong})") from None
+    try:
+        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.YAMLError as wrong:
+        mark = getattr(wrong, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}:1: a task file holds lines of `name: value`; `rl4nlu new task FILE` writes one")
+    line: dict[tuple[str, ...], int] = {}
+    _collect(node, (), line)
+    return _as_text(values), line
+
+
+def _collect(node: Any, at: tuple[str, ...], line: dict[tuple[str, ...], int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, str(key.value))
+            line[here] = key.start_mark.line + 1
+            _collect(value, here, line)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            line[*at, str(i)] = value.start_mark.line + 1
+
+
+def _as_text(values: dict[Any, Any]) -> dict[str, Any]:
+    """Labels as they stand in the file: YAML reads a bare 1 as a number and yes as a truth value."""
+    plain = {str(key): value for key, value in values.items()}
+    labels = plain.get("labels")
+    if isinstance(labels, dict):
+        plain["labels"] = {_text(k): _text(v) for k, v in labels.items()}
+    elif isinstance(labels, list):
+        plain["labels"] = [_text(label) for label in labels]
+    return plain
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, (dict, list)) or value is None else str(value)
+
+
+def _line_of(line: Mapping[tuple[str, ...], int], loc: tuple[Any, ...]) -> int:
+    """The line of a key, else of the nearest thing around it."""
+    names = tuple(str(part) for part in loc)
+    while names and names not in line:
+        names = names[:-1]
+    return line.get(names, 1)
+
+
+def _explain(error: Any) -> str:
+    # of a union pydantic tells the branch too: labels.dict[str,str].x
+    where = ".".join(str(part) for part in error["loc"] if "[" not in str(part))
+    if error["type"] == "extra_forbidden":
+        return f"{where}: no such entry{did_you_mean(where, TaskFile.model_fields)}"
+    if error["type"] == "missing":
+        return (
+            f"{where} is missing: {TaskFile.model_fields[where].description if where in TaskFile.model_fields else ''}"
+        )
+    return f"{where}: {error['msg'][0].lower() + error['msg'][1:]} (got {error['input']!r})"
+
+
+def _problems(said: TaskFile) -> list[tuple[str, str]]:
+    """(entry, what is wrong with it)."""
+    found: list[tuple[str, str]] = []
+    if said.train is None and said.test is None and said.dev is None:
+        found.append(("train", "no rows: name a file at train (and dev, test)"))
+    if (said.labels is None) == (said.numbers is None):
+        found.append(("labels", "give either labels (a list, or label: word) or numbers (low, high, step)"))
+    for entry in ("template", "instruction"):
+        try:
+            names = template_fields(getattr(said, entry) or "")
+        except ValueError as wrong:
+            found.append((entry, f"{entry}: {wrong}; a literal brace is written twice"))
+            continue
+        if entry == "template" and not names:
+            found.append((entry, "template: it names no column in braces, so every row would be asked the same"))
+        if entry == "instruction" and names:
+            found.append((entry, "instruction: it is the same for every row, so it cannot hold a column in braces"))
+        if said.label in [said.fields.get(name, name) for name in names]:
+            found.append((entry, f"template: it shows the label ({said.label}), which is what the model should find"))
+    words = _words(said)
+    if said.labels is not None:
+        if len(words) < 2:
+            found.append(("labels", "at least two labels are needed"))
+        seen: dict[str, str] = {}
+        for label, word in words.items():
+            if not word.strip() or "\n" in word:
+                found.append(("labels", f"labels: the word of {label!r} is empty or has more than one line"))
+            elif word.casefold() in seen:
+                found.append(("labels", f"labels: {seen[word.casefold()]!r} and {label!r} have the same word {word!r}"))
+            seen[word.casefold()] = label
+        if len({label.casefold() for label in words}) < len(words):
+            found.append(("labels", "labels: two labels differ in nothing but upper and lower case"))
+    if said.numbers is not None:
+        steps = (said.numbers.high - said.numbers.low) / said.numbers.step
+        if not 1 <= round(steps) <= 200 or abs(steps - round(steps)) > 1e-6:
+            found.append(("numbers", "numbers: from low to high there must be 1 to 200 whole steps"))
+    return found + _metric_problems(said)
+
+
+def _metric_problems(said: TaskFile) -> list[tuple[str, str]]:
+    known = ["accuracy", "f1", "macro_f1", "matthews", *FOR_NUMBERS]
+    found = []
+    if not said.metrics:
+        found.append(("metrics", f"metrics: name at least one of {', '.join(known)}"))
+    for name in said.metrics:
+        if name not in known:
+            found.append(
+                (
+                    "metrics",
+                    f"metrics: no metric is called {name!r}{did_you_mean(name, known)}; there are " + ", ".join(known),
+                )
+            )
+        elif name in FOR_NUMBERS and said.numbers is None:
+            found.append(("metrics", f"metrics: {name} is for numbers, and this task has labels"))
+        elif name not in (*FOR_NUMBERS, "accuracy") and said.numbers is not None:
+            found.append(("metrics", f"metrics: {name} is for labels, and this task has numbers"))
+        elif name == "f1" and len(_words(said)) > 2:
+            found.append(("metrics", "metrics: f1 is for two labels; with more take macro_f1"))
+    return found
+
+
+def _words(said: TaskFile) -> dict[str, str]:
+    if isinstance(said.labels, dict):
+        return said.labels
+    return {label: label for label in said.labels or []}
+
+
+def _task(said: TaskFile, path: Path) -> Task:
+    if said.numbers is not None:
+        low, step = said.numbers.low, said.numbers.step
+        count = round((said.numbers.high - low) / step) + 1
+        places = max(len(f"{x:.10f}".rstrip("0").split(".")[1]) for x in (low, step))
+        labels = tuple(f"{low + i * step:.{places}f}" for i in range(count))
+        words = {label: label for label in labels}
+    else:
+        words = _words(said)
+        labels = tuple(words)
+    template = said.template.rstrip("\n")
+    body, _, cue = template.rpartition("\n")
+    names = dict.fromkeys(template_fields(template))
+    columns = {name: tuple(dict.fromkeys((said.fields.get(name, name), name))) for name in names}
+    columns |= {"label": (said.label,)} | ({"id": (said.id,)} if said.id else {})
+    splits = {split: name for split in ("train", "dev", "test") if (name := getattr(said, split)) is not None}
+    hub = (said.hub.dataset, said.hub.config, said.hub.revision) if said.hub else None
+    return Task(
+        name=f"{SUITE}/{said.name or _stem(path)}",
+        files=None,
+        columns=columns,
+        labels=labels,
+        words=words,
+        plain=template,
+        ask=said.instruction or (cue if not template_fields(cue) else "Answer the question about the text."),
+        body=body if template_fields(body) else template,
+        metrics=tuple(said.metrics),
+        free=tuple(said.free if said.free is not None else names),
+        numeric=said.numbers is not None,
+        table=Table(path.parent, splits, said.dev_share, hub),
+        eval_split="dev" if "train" in splits or "dev" in splits else "test",
+    )
