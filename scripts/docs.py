@@ -18,6 +18,8 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "ppo": config.PpoSettings,
     "classify": config.ClassifySettings,
     "predict": config.PredictSettings,
+    "submit": config.SubmitSettings,
+    "check": config.CheckSettings,
     "report": config.ReportSettings,
     "demo": config.DemoSettings,
 }

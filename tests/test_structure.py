@@ -42,6 +42,7 @@ FLOW = [
     "predict",
     "submit",
     "report",
+    "new",
     "check",
     "demo",
     "cli",

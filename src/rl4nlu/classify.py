@@ -72,7 +72,7 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     run, results = Run.create("evaluate", settings), []
     for classifier, rows in zip(classifiers, loaded, strict=True):
         split = settings.split or classifier.task.eval_split
-        results.append(measure(classifier, rows, settings.seed, split, run, {}))
+        results.append(measure(classifier, rows, trained.seed, split, run, {}))
         run.write_results(results)
     return run, results
 

@@ -98,6 +98,72 @@ def predict(args: Args) -> None:
     print(f"{count} answers are in {settings.output}")
 
 
+def submit(args: Args) -> None:
+    """The zip for the GLUE or SuperGLUE server, from runs on the test splits.
+
+    rl4nlu submit runs/cola-test runs/sst2-test --out glue.zip
+    """
+    from .config import SubmitSettings
+
+    runs, rest = _paths(args)
+    settings = _settings(SubmitSettings, rest, "submit")
+    if not runs:
+        raise UserError(f"submit needs run folders: {_example('submit')}")
+    if settings.out is None:
+        raise UserError(f"--out is missing: {_example('submit')}")
+    from .submit import submit as run_it
+
+    made = run_it(runs, settings.out)
+    for name, run in made.tasks.items():
+        print(f"{name}: from {run}")
+    if made.missing:
+        print(f"missing, the server will want them: {', '.join(made.missing)}")
+    if made.filled:
+        print(f"{made.filled} answers could not be parsed; each task's first label stands for them")
+    print(f"{settings.out} is written and checked")
+
+
+def check(args: Args) -> None:
+    """Look at a task file, or at a zip for a server: what is wrong with it, by line.
+
+    rl4nlu check my.yaml
+    """
+    from .config import CheckSettings
+
+    files, rest = _paths(args)
+    settings = _settings(CheckSettings, rest, "check")
+    if len(files) != 1:
+        raise UserError(f"check needs one file: {_example('check')}")
+    from .check import check as run_it
+
+    for line in run_it(files[0], settings.data, settings.max_bad_rows):
+        print(line)
+
+
+def new(args: Args) -> None:
+    """A commented file to start from: a task of your own, or the settings of a command.
+
+    rl4nlu new task my.yaml
+    """
+    from .new import write_new
+
+    settings = _kinds()
+    if {"-h", "--help"} & set(args):
+        print(f"{new.__doc__}\n    kinds: task, {', '.join(settings)}")
+        return
+    if len(args) != 2:
+        raise UserError(f"new needs a kind and a file: {_example('new')}")
+    kind, name = args
+    if kind not in ("task", *settings):
+        kinds = ("task", *settings)
+        raise UserError(
+            f"new: no kind of file is called {kind!r}{did_you_mean(kind, kinds)}; choose {', '.join(kinds)}"
+        )
+    write_new(kind, Path(name), settings)
+    then = f"rl4nlu check {name}" if kind == "task" else f"rl4nlu {kind} {name}"
+    print(f"{name} is written; fill it in, then: {then}")
+
+
 def report(args: Args) -> None:
     """One HTML page of runs side by side: table, curves, examples.
 
@@ -105,15 +171,17 @@ def report(args: Args) -> None:
     """
     from .config import ReportSettings
 
-    split = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-    settings = _settings(ReportSettings, args[split:], "report")
-    if not split:
+    folders, rest = _paths(args)
+    settings = _settings(ReportSettings, rest, "report")
+    if not folders:
         raise UserError("report needs at least one run folder: rl4nlu report RUN... --out report.html")
-    from .report import collect, print_table, write_page
+    from .report import collect, differences, print_differences, print_table, write_page
 
-    runs = collect([Path(arg) for arg in args[:split]])
-    write_page(runs, settings.out)
+    runs = collect(folders)
+    found = differences(runs)
+    write_page(runs, settings.out, found)
     print_table([result for run in runs for result in run.results])
+    print_differences(found)
     print(f"the report is in {settings.out}")
 
 
@@ -164,7 +232,10 @@ COMMANDS: dict[str, Callable[[Args], None]] = {
     "ppo": ppo,
     "classify": classify,
     "predict": predict,
+    "submit": submit,
     "report": report,
+    "new": new,
+    "check": check,
 }
 
 
@@ -234,6 +305,24 @@ def _need(settings: Any, *names: str | None) -> None:
             raise UserError(f"--{name} is missing, e.g. {hints[name]}")
     if settings.task is not None:
         find_all(settings.task)
+
+
+def _kinds() -> dict[str, Any]:
+    """Commands that take a settings file."""
+    from . import config
+
+    return {
+        "evaluate": config.EvaluateSettings,
+        "sft": config.SftSettings,
+        "ppo": config.PpoSettings,
+        "classify": config.ClassifySettings,
+    }
+
+
+def _paths(args: Args) -> tuple[list[Path], Args]:
+    """The paths in front of the flags, and the flags."""
+    split = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    return [Path(arg) for arg in args[:split]], args[split:]
 
 
 def _run_folder(args: Args, command: str) -> tuple[Path, Args]:

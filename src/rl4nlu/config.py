@@ -235,6 +235,13 @@ class SubmitSettings(Frozen):
     """The zip to write."""
 
 
+class CheckSettings(Frozen):
+    data: Path | None = None
+    """Folder of the task's files (default: the task file's own)."""
+    max_bad_rows: int = Field(0, ge=0)
+    """Skip at most N rows that cannot be read, and list them."""
+
+
 class ReportSettings(Frozen):
     out: Path = Path("report.html")
     """The page to write."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,16 @@ def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None,
             if skipped > max_bad_rows:
                 allowed = f" (this is bad row {skipped}; --max-bad-rows {max_bad_rows})" if max_bad_rows else ""
                 raise UserError(f"{wrong}{allowed}") from None
-            print(f"skipped: {wrong}", file=sys.stderr)
+            _say_once(f"skipped: {wrong}")
         if limit is not None and len(examples) >= limit:
             break
     return examples[:limit]
+
+
+@cache
+def _say_once(line: str) -> None:
+    """A file that serves for train and dev is read twice; what is skipped in it is said once."""
+    print(line, file=sys.stderr)
 
 
 def _examples(task: Task, split: str, where: str, row: Row | UserError, default_id: str) -> list[Example]:

@@ -8,7 +8,7 @@ from .config import DemoSettings, EvaluateSettings, PpoSettings, SftSettings, va
 from .evaluate import evaluate
 from .models import MINI
 from .ppo import ppo
-from .report import collect, print_table, write_page
+from .report import collect, differences, print_table, write_page
 from .run import claim
 from .sft import sft
 from .tasks import find_all
@@ -43,7 +43,7 @@ def demo(settings: DemoSettings) -> None:
         }
         ppo(validate(PpoSettings, values))
     runs = collect([out])
-    write_page(runs, out / "report.html")
+    write_page(runs, out / "report.html", differences(runs))
     print_table([result for run in runs for result in run.results])
     print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {out / 'report.html'}")
     print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")

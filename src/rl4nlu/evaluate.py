@@ -169,6 +169,8 @@ def follow(run: Path, settings: S) -> S:
     changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
     if trained.shots and not settings.shots:  # the very examples it was trained with
         changes |= {"shots": trained.shots, "seed": trained.seed}
+    if isinstance(settings, EvaluateSettings) and not settings.seed:  # the seed of a result is that of its training
+        changes["seed"] = trained.seed
     return settings.model_copy(update=changes)
 
 

@@ -14,11 +14,15 @@ from typing import Any
 
 import jinja2
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from .compare import AVERAGES, Difference, average, compare, holm, interval
 from .errors import UserError
+from .metrics import Outcome
 from .run import read_results
-from .tasks import TASKS
+from .tasks import TASKS, Example, Task
+from .tasks.own import read_task
 
 METHODS = ("zero-shot", "few-shot", "sft", "ppo", "classify")
 CURVES = ("loss", "reward", "accuracy", "kl", "entropy", "unparsable", "clipfrac")
@@ -35,6 +39,8 @@ class RunView:
     predictions: list[dict[str, Any]]
     command: str
     settings: str
+    tasks: dict[str, Task]
+    """The tasks of its results by name, the user's own among them."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,16 @@ class Cell:
 
     value: float
     error: float
-    """Standard error over rows, or over seeds where there are several."""
+    """Standard error over rows; over seeds half of the 95 % confidence interval, where there are several."""
     n: int
     seeds: int
     best: bool = False
 
     @property
     def text(self) -> str:
+        if self.seeds > 1:
+            low, high = 100 * (self.value - self.error), 100 * (self.value + self.error)
+            return f"{100 * self.value:.1f} [{low:.1f}, {high:.1f}] ({self.seeds} seeds)"
         return f"{100 * self.value:.1f} ± {100 * self.error:.1f}"
 
 
@@ -67,13 +76,17 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
 
 
 def _view(folder: Path) -> RunView:
+    own = [read_task(path) for path in sorted((folder / "tasks").glob("*"))]
+    results = [{**result, "run": folder.name} for result in read_results(folder)]
+    known = {**TASKS, **{task.name: task for task in own}}
     return RunView(
         folder,
-        read_results(folder),
+        results,
         _lines(folder / "metrics.jsonl"),
         _lines(folder / "predictions.jsonl"),
         _text(folder / "command.txt"),
         _text(folder / "config.yaml"),
+        {result["task"]: known[result["task"]] for result in results if result["task"] in known},
     )
 
 
@@ -90,16 +103,27 @@ def column(result: dict[str, Any], with_model: bool = False) -> str:
 
 
 def heads(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The column of each result; the model stands there where several were prompted or trained."""
+    """The column of each result: its method; the model stands there where several were prompted or trained, the run
+    where two of one seed differ, for they are no seeds of one method."""
     several = len({result["model"] for result in results if result["method"] != "classify"}) > 1
-    return [column(result, several) for result in results]
+    plain = [column(result, several) for result in results]
+    scores: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    for result, head in zip(results, plain, strict=True):
+        scores[head, result["task"], result["seed"]].add(json.dumps(result["metrics"]))
+    unclear = {head for (head, _, _), found in scores.items() if len(found) > 1}
+    return [
+        f"{head.removesuffix(')')}{', ' if head.endswith(')') else ' ('}{result['run']})"
+        if head in unclear and "run" in result
+        else head
+        for result, head in zip(results, plain, strict=True)
+    ]
 
 
 def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[str, Cell]]]:
     """Columns, and task -> column -> cell; the best cell of a row is marked."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result, head in zip(results, heads(results), strict=True):
-        if result["metrics"]:
+        if result["metrics"] and result["seed"] not in [other["seed"] for other in found[result["task"]][head]]:
             found[result["task"]][head].append(result)
     order = {method: i for i, method in enumerate(METHODS)}
     known = dict.fromkeys(head for row in found.values() for head in row)
@@ -112,13 +136,13 @@ def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[s
     return columns, table
 
 
-def _cell(results: list[dict[str, Any]]) -> Cell:
-    name = main_metric(results[0])
+def _cell(results: list[dict[str, Any]], name: str | None = None) -> Cell:
+    name = name or main_metric(results[0])
     values = [result["metrics"][name] for result in results]
     if len(values) == 1:
         return Cell(values[0], results[0]["stderr"][name], results[0]["n"], 1)
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return Cell(statistics.mean(values), error, results[0]["n"], len(values))
+    mean, _, high = interval(values)
+    return Cell(mean, high - mean, results[0]["n"], len(values))
 
 
 def main_metric(result: dict[str, Any]) -> str:
@@ -126,10 +150,58 @@ def main_metric(result: dict[str, Any]) -> str:
     return next(iter(result["metrics"]))
 
 
-def averages(columns: Sequence[str], table: dict[str, dict[str, Cell]]) -> dict[str, float]:
-    """Mean over the tasks of each column that has all of them."""
-    full = [head for head in columns if all(head in row for row in table.values())]
-    return {head: statistics.mean(row[head].value for row in table.values()) for head in full}
+def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Name of an average -> column -> its text, of the columns that have all it needs."""
+    columns, table = grid(results)
+    found: dict[str, dict[str, str]] = {}
+    if len(table) > 1:
+        full = [head for head in columns if all(head in row for row in table.values())]
+        found["average"] = {h: f"{100 * statistics.mean(row[h].value for row in table.values()):.1f}" for h in full}
+    scores: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for result, head in zip(results, heads(results), strict=True):
+        for metric in result["metrics"]:
+            group = scores[head][result["task"], metric]
+            if result["seed"] not in [other["seed"] for other in group]:
+                group.append(result)
+    for name in AVERAGES:
+        for head, groups in scores.items():
+            cells = {key: _cell(group, key[1]) for key, group in groups.items()}
+            mean = average(name, {key: (cell.value, cell.error) for key, cell in cells.items()})
+            if mean is not None:
+                seeds = min(cell.seeds for cell in cells.values())
+                found.setdefault(name, {})[head] = Cell(*mean, 0, seeds).text
+    return found
+
+
+def differences(runs: Sequence[RunView]) -> list[Difference]:
+    """Paired tests of every two columns of each task, on the rows they share; p adjusted for all of them together."""
+    results = [(run, result) for run in runs for result in run.results]
+    columns = heads([result for _, result in results])
+    tasks: dict[str, Task] = {}
+    outcomes: dict[str, dict[str, dict[int, list[Outcome]]]] = defaultdict(lambda: defaultdict(dict))
+    for (run, result), head in zip(results, columns, strict=True):
+        task = run.tasks.get(result["task"])
+        if task is not None and result["metrics"]:
+            tasks[task.name] = task
+            outcomes[task.name][head].setdefault(result["seed"], _outcomes(task, run.predictions))
+    order = {head: i for i, head in enumerate(grid([result for _, result in results])[0])}
+    found = []
+    for name, of_task in outcomes.items():
+        seeds = {head: list(of_task[head].values()) for head in sorted(of_task, key=lambda head: -order[head])}
+        found += compare(tasks[name], seeds)
+    return holm(found)
+
+
+def _outcomes(task: Task, predictions: Sequence[dict[str, Any]]) -> list[Outcome]:
+    """Judged rows, from what predictions.jsonl tells of them."""
+    found = []
+    for row in predictions:
+        if row.get("task", task.name) == task.name:
+            places = {name: row.get(name) for name in ("group", "document")}
+            example = Example(row["id"], {}, row["gold"], **places, meta=row.get("meta", {}))
+            confidence = row["scores"][task.labels[-1]] if row.get("scores") and not task.numeric else None
+            found.append(Outcome(example, row["prediction"], confidence))
+    return found
 
 
 def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
@@ -142,27 +214,59 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
         table.add_column(head.replace(" (", "\n("), justify="right", no_wrap=True, overflow="fold")
     metric = {result["task"]: main_metric(result) for result in results if result["metrics"]}
     for task, row in cells.items():
-        texts = [f"[bold]{row[h].text}[/]" if row[h].best else row[h].text for h in columns if h in row]
-        values = iter(texts)
+        texts = {h: f"[bold]{escape(row[h].text)}[/]" if row[h].best else escape(row[h].text) for h in row}
         n = str(next(iter(row.values())).n)
-        table.add_row(task, metric[task], n, *[next(values) if h in row else "" for h in columns])
-    if len(cells) > 1:
-        means = averages(columns, cells)
-        table.add_row("average", "", "", *[f"{100 * means[h]:.1f}" if h in means else "" for h in columns])
+        table.add_row(task, metric[task], n, *[texts.get(h, "") for h in columns])
+    for name, values in averages(results).items():
+        table.add_row(name, "", "", *[escape(values.get(h, "")) for h in columns])
     return table
+
+
+def difference_table(found: Sequence[Difference]) -> Table:
+    """Every pair of methods: by how much they differ, and whether that is real."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    for head in ("task", "method", "against"):
+        table.add_column(head, no_wrap=True, overflow="fold")
+    for head in ("difference", "95 % interval", "p", ""):
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in found:
+        span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
+        verdict = "[bold]real[/]" if one.real else "may be chance"
+        table.add_row(one.task, one.a, one.b, f"{100 * one.delta:+.1f}", span, p_text(one.p), verdict)
+    return table
+
+
+def p_text(p: float) -> str:
+    """A p-value with two digits that say something."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:
     """Print the table; nothing is cut off where the output goes to a file."""
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(terminal_table(results))
-    unparsable = sum(result["unparsable"] for result in results)
-    if unparsable:
-        console.print(f"{unparsable} answers could not be parsed and count as wrong")
+    for meaning in ("wrong", "random"):
+        counted = [result for result in results if result.get("unparsable_as", "wrong") == meaning]
+        if unparsable := sum(result["unparsable"] for result in counted):
+            means = "count as wrong" if meaning == "wrong" else "got a random label"
+            console.print(f"{unparsable} answers could not be parsed and {means}")
 
 
-def write_page(runs: Sequence[RunView], out: Path) -> None:
+def print_differences(found: Sequence[Difference]) -> None:
+    """Print which differences between methods are real."""
+    if found:
+        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console.print("\nPaired tests on the same rows, p adjusted for all of them together (Holm):")
+        console.print(difference_table(found))
+
+
+def write_page(runs: Sequence[RunView], out: Path, found: Sequence[Difference]) -> None:
     """Write the HTML page.
+
+    Args:
+        runs: what to show.
+        out: the file to write.
+        found: the differences between the methods.
 
     Raises:
         UserError: the file cannot be written.
@@ -175,12 +279,15 @@ def write_page(runs: Sequence[RunView], out: Path) -> None:
     page = environment.get_template("report.html.j2").render(
         columns=columns,
         table=table,
-        averages=averages(columns, table) if len(table) > 1 else {},
+        averages=averages(results),
+        differences=found,
+        p_text=p_text,
         metric={result["task"]: main_metric(result) for result in results},
         results=sorted(results, key=lambda result: (list(table).index(result["task"]), columns.index(column(result)))),
         runs=runs,
         curves=[(run.path.name, _curves(run)) for run in runs if run.steps],
         examples=[(run.path.name, _examples(run)) for run in runs if run.predictions],
+        seeds=max((cell.seeds for row in table.values() for cell in row.values()), default=1),
     )
     try:
         out.write_text(page, encoding="utf-8")
@@ -216,15 +323,15 @@ def _curve(steps: list[dict[str, Any]], name: str) -> str:
 def _examples(run: RunView) -> list[dict[str, Any]]:
     """Some rows, wrong answers first, half and half where there are both."""
     known = [row for row in run.predictions if row["gold"] is not None]
-    wrong = [row for row in known if not _right(row)]
-    right = [row for row in known if _right(row)]
+    wrong = [row for row in known if not _right(run, row)]
+    right = [row for row in known if _right(run, row)]
     half = EXAMPLES // 2
     chosen = wrong[: max(half, EXAMPLES - len(right))] + right[: max(half, EXAMPLES - len(wrong))]
-    return [{**row, "right": _right(row)} for row in chosen[:EXAMPLES]]
+    return [{**row, "right": _right(run, row)} for row in chosen[:EXAMPLES]]
 
 
-def _right(row: dict[str, Any]) -> bool:
-    task = TASKS.get(row.get("task", ""))
+def _right(run: RunView, row: dict[str, Any]) -> bool:
+    task = run.tasks.get(row.get("task", ""))
     if task is not None and task.numeric and row["prediction"] is not None:
         return task.nearest(float(row["prediction"])) == task.nearest(float(row["gold"]))
     return row["prediction"] == row["gold"]

@@ -87,11 +87,13 @@ def read_task(path: Path) -> Task:
         UserError: all that is wrong with the file, each with its line.
     """
     values, line = _read(path)
-    problems = []
     try:
         said = TaskFile.model_validate(values)
     except ValidationError as wrong:
-        problems = [f"{path}:{_line_of(line, error['loc'])}: {_explain(error)}" for error in wrong.errors()]
+        # labels may be a dictionary or a list: pydantic tells what is wrong with either
+        other = "list[" if isinstance(values.get("labels"), dict) else "dict["
+        errors = [error for error in wrong.errors() if not any(other in str(part) for part in error["loc"])]
+        problems = [f"{path}:{_line_of(line, error['loc'])}: {_explain(error)}" for error in errors]
         raise UserError("; ".join(problems)) from None
     problems = [f"{path}:{_line_of(line, (key,))}: {text}" for key, text in _problems(said)]
     if problems:
@@ -126,42 +128,33 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     except (OSError, UnicodeDecodeError) as wrong:
         raise UserError(f"{path}: cannot be read as a task file ({wrong})") from None
     try:
-        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as wrong:
         mark = getattr(wrong, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'})") from None
-    if not isinstance(values, dict):
+    if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:1: a task file holds lines of `name: value`; `rl4nlu new task FILE` writes one")
     line: dict[tuple[str, ...], int] = {}
-    _collect(node, (), line)
-    return _as_text(values), line
+    return _value(node, (), line, path), line
 
 
-def _collect(node: Any, at: tuple[str, ...], line: dict[tuple[str, ...], int]) -> None:
+def _value(node: Any, at: tuple[str, ...], line: dict[tuple[str, ...], int], path: Path) -> Any:
+    """What a node says, in the letters of the file: YAML would read a column called no as false, a label 1 as a number.
+    pydantic makes numbers where numbers are wanted."""
     if isinstance(node, yaml.MappingNode):
+        found = {}
         for key, value in node.value:
             here = (*at, str(key.value))
+            if here in line:
+                raise UserError(f"{path}:{key.start_mark.line + 1}: {'.'.join(here)} stands there twice; remove one")
             line[here] = key.start_mark.line + 1
-            _collect(value, here, line)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            line[*at, str(i)] = value.start_mark.line + 1
-
-
-def _as_text(values: dict[Any, Any]) -> dict[str, Any]:
-    """Labels as they stand in the file: YAML reads a bare 1 as a number and yes as a truth value."""
-    plain = {str(key): value for key, value in values.items()}
-    labels = plain.get("labels")
-    if isinstance(labels, dict):
-        plain["labels"] = {_text(k): _text(v) for k, v in labels.items()}
-    elif isinstance(labels, list):
-        plain["labels"] = [_text(label) for label in labels]
-    return plain
-
-
-def _text(value: Any) -> Any:
-    return value if isinstance(value, (dict, list)) or value is None else str(value)
+            found[here[-1]] = _value(value, here, line, path)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        line.update({(*at, str(i)): item.start_mark.line + 1 for i, item in enumerate(node.value)})
+        return [_value(item, (*at, str(i)), line, path) for i, item in enumerate(node.value)]
+    return None if node.tag == "tag:yaml.org,2002:null" else str(node.value)
 
 
 def _line_of(line: Mapping[tuple[str, ...], int], loc: tuple[Any, ...]) -> int:
@@ -173,7 +166,7 @@ def _line_of(line: Mapping[tuple[str, ...], int], loc: tuple[Any, ...]) -> int:
 
 
 def _explain(error: Any) -> str:
-    # of a union pydantic tells the branch too: labels.dict[str,str].x
+    # of labels pydantic tells the kind too: labels.dict[str,str].x
     where = ".".join(str(part) for part in error["loc"] if "[" not in str(part))
     if error["type"] == "extra_forbidden":
         return f"{where}: no such entry{did_you_mean(where, TaskFile.model_fields)}"

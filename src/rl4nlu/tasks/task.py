@@ -146,7 +146,8 @@ class Task:
             return known[text.casefold()]
         if hidden:
             return None
-        raise ValueError(f"unknown label {text!r}; the labels are {', '.join(known)}")
+        mend = "" if self.table is None else "; mend the row, add the label to the task's file, or give --max-bad-rows"
+        raise ValueError(f"unknown label {text!r}; the labels are {', '.join(known)}{mend}")
 
     # -- judging: one function for reward and metric ---------------------------------------------------------------
 

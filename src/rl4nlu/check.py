@@ -1,0 +1,100 @@
+"""Look before a long run: is a task file, or a zip for a benchmark's server, what it should be?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import data
+from .errors import UserError
+from .prompts import Prompter
+from .tasks import Example, Task, find
+
+SPLITS = ("train", "dev", "test")
+
+
+def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0) -> list[str]:
+    """What there is to say of a file that is as it should be, line by line.
+
+    Args:
+        path: a task file (.yaml) or a zip for a server.
+        folder: where the task's rows lie, if not beside its file.
+        max_bad_rows: as in `data.load`.
+
+    Raises:
+        UserError: all that is wrong with it.
+    """
+    if path.suffix == ".zip":
+        from .submit import check_zip
+
+        problems, missing = check_zip(path)
+        if problems:
+            raise UserError("; ".join(problems))
+        return [f"{path}: all files are as the server wants them", *(f"missing: {name}" for name in missing)]
+    task = find(str(path))
+    return [f"{path}: {task.name}", *check_task(task, folder, max_bad_rows)]
+
+
+def check_task(task: Task, folder: Path | None, max_bad_rows: int) -> list[str]:
+    """Read every row of every split, put its gold answer through the parser, and show what the model will see.
+
+    Raises:
+        UserError: a row is not what the task declares, or the gold answer of one would be judged wrong.
+    """
+    said, loaded = [], {}
+    for split in SPLITS:
+        if data.available(task, split, folder):
+            loaded[split] = data.load(task, split, folder, max_bad_rows=max_bad_rows)
+    for split, rows in loaded.items():
+        for template in ("plain", "verdict"):
+            _gold_check(task, Prompter(task, template), split, rows)
+        apart = (
+            ", kept apart from the training rows"
+            if split == "dev" and task.table and "dev" not in task.table.splits
+            else ""
+        )
+        said.append(f"{split}: {len(rows)} rows{apart}; {_labels(task, rows)}")
+        empty = Counter(name for row in rows for name, text in row.fields.items() if not text.strip())
+        said += [f"note: {name} is empty in {count} {split} rows" for name, count in empty.items()]
+    if "train" in loaded:
+        seen = {row.label for row in loaded["train"]}
+        never = [label for label in task.labels if label not in seen]
+        if never and not task.numeric:
+            said.append(f"note: no training row has the label {', '.join(never)}, so it cannot be learnt")
+        for split in ("dev", "test"):
+            known = {tuple(row.fields.values()) for row in loaded["train"]}
+            twice = sum(tuple(row.fields.values()) in known for row in loaded.get(split, ()))
+            if twice:
+                said.append(f"note: {twice} {split} rows stand in train too, so the score will be too good")
+    example = next(iter(loaded.values()))[0]
+    prompter = Prompter(task)
+    prompt = prompter.prompt(example)
+    answer = "" if prompt.gold is None else prompter.answers[prompt.gold].rstrip("\n")
+    return [
+        *said,
+        "the first row as the model sees it, with its answer:",
+        *(f"  | {line}" for line in (prompt.text + answer).splitlines()),
+    ]
+
+
+def _gold_check(task: Task, prompter: Prompter, split: str, rows: Sequence[Example]) -> None:
+    for row in rows:
+        gold = prompter.prompt(row).gold
+        if gold is not None and not task.judge(prompter.parse(prompter.answers[gold]), row):
+            word = task.words[task.labels[gold]]
+            raise UserError(
+                f"row {row.id} of {split}: its own answer {word!r} cannot be read back; choose another word for the "
+                f"label {task.labels[gold]!r}"
+            )
+
+
+def _labels(task: Task, rows: Sequence[Example]) -> str:
+    known = [row.label for row in rows if row.label is not None]
+    if not known:
+        return "no labels"
+    if task.numeric:
+        values = [float(label) for label in known]
+        return f"labels from {min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
+    counts = Counter(known)
+    return ", ".join(f"{label} {counts[label]}" for label in task.labels if counts[label])
