@@ -20,11 +20,12 @@ from rich.table import Table
 
 from rl4nlu import ppo, sft
 from rl4nlu.ask import ask, encode
-from rl4nlu.config import EvaluateSettings, PpoSettings, SftSettings, validate
+from rl4nlu.config import validate
 from rl4nlu.data import load
 from rl4nlu.mixture import Mixture
 from rl4nlu.models import load_policy
 from rl4nlu.run import Run
+from rl4nlu.settings import EvaluateSettings, PpoSettings, SftSettings
 from rl4nlu.tasks import find
 
 TASK, ROWS, BATCH = "mini/entailment", 200, 32

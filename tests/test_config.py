@@ -10,22 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from rl4nlu import config
-from rl4nlu.config import EvaluateSettings, PpoSettings, SftSettings, command_line, names, parse, validate
+from rl4nlu import config, settings
+from rl4nlu.config import command_line, names, parse, validate
 from rl4nlu.errors import UserError
+from rl4nlu.settings import EvaluateSettings, PpoSettings, SftSettings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
-KINDS = [EvaluateSettings, SftSettings, PpoSettings, config.PredictSettings, config.ReportSettings, config.DemoSettings]
+KINDS = [
+    EvaluateSettings,
+    SftSettings,
+    PpoSettings,
+    settings.ClassifySettings,
+    settings.PredictSettings,
+    settings.SubmitSettings,
+    settings.CheckSettings,
+    settings.ReportSettings,
+    settings.DemoSettings,
+]
 
 # A new setting is added here on purpose: every one is a promise to keep.
-COMMON = "task model data template chat shots limit seed split device dtype max_tokens max_length out"
+COMMON = "task model data limit max_bad_rows seed split device dtype max_length out"
+PROMPT = f"{COMMON} template chat shots max_tokens"
+LORA = "lora.r lora.alpha lora.dropout lora.rslora lora.target"
 TRAIN = (
-    f"{COMMON} init preset epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay "
-    "max_grad_norm select_rows eval_limit lora.r lora.alpha lora.dropout lora.rslora lora.target"
+    f"{PROMPT} init preset epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay "
+    f"max_grad_norm select_rows eval_limit mixing mixture_cap {LORA}"
 )
 PPO_ONLY = (
     "answers answer_tokens reward inner_epochs minibatch clip value_clip value_coef entropy_coef gamma lam kl_coef "
     "kl_target kl_horizon"
+)
+CLASSIFY = (
+    f"{COMMON} preset tune epochs max_steps batch_size learning_rate schedule warmup weight_decay max_grad_norm "
+    f"eval_limit {LORA}"
 )
 
 
@@ -34,7 +51,8 @@ def given_args(kind, *args):
 
 
 def test_the_names_are_a_contract():
-    assert names(EvaluateSettings) == f"{COMMON} adapter decode answer_tokens".split()
+    assert names(EvaluateSettings) == f"{PROMPT} preset adapter decode answer_tokens unparsable calibrate".split()
+    assert names(settings.ClassifySettings) == CLASSIFY.split()
     assert names(SftSettings) == TRAIN.split()
     assert sorted(names(PpoSettings)) == sorted(f"{TRAIN} {PPO_ONLY}".split())
 
@@ -85,6 +103,28 @@ def test_the_paper_preset_is_the_paper():
     assert ppo.answers == 1
     sft = given_args(SftSettings, "--preset", "paper")
     assert (sft.learning_rate, sft.epochs, sft.batch_size, sft.lora.dropout) == (9e-6, 1, 24, 0.05)
+    asked = given_args(EvaluateSettings, "--preset", "paper")
+    assert (asked.template, asked.decode, asked.unparsable) == ("verdict", "sample", "random")
+
+
+def test_the_bert_presets_are_the_usual_settings():
+    """Devlin et al. 2019, appendix A.3: batches of 16 or 32, rates of 2e-5 to 5e-5, 2 to 4 epochs."""
+    for size in ("base", "large"):
+        bert = given_args(settings.ClassifySettings, "--preset", f"bert-{size}", "--task", "glue/rte")
+        assert bert.model == f"google-bert/bert-{size}-uncased"
+        assert (bert.epochs, bert.batch_size, bert.learning_rate, bert.tune) == (3, 32, 2e-5, "full")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--decode", "greedy", "--calibrate", "batch"], "--calibrate works on scored labels"),
+        (["--unparsable", "random"], "--unparsable random is for generated answers"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(flags, complaint):
+    with pytest.raises(UserError, match=complaint):
+        given_args(EvaluateSettings, *flags)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

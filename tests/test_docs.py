@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from rl4nlu import config
+from rl4nlu import config, settings
 from rl4nlu.cli import COMMANDS
 from rl4nlu.tasks import find_all
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS = {
-    "evaluate": config.EvaluateSettings,
-    "sft": config.SftSettings,
-    "ppo": config.PpoSettings,
-    "predict": config.PredictSettings,
-    "report": config.ReportSettings,
+    "evaluate": settings.EvaluateSettings,
+    "sft": settings.SftSettings,
+    "ppo": settings.PpoSettings,
+    "predict": settings.PredictSettings,
+    "report": settings.ReportSettings,
 }
 LINES = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("rl4nlu ")]
 

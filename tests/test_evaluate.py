@@ -10,9 +10,10 @@ import torch
 
 from rl4nlu import data, sft
 from rl4nlu.ask import ask, encode
-from rl4nlu.config import EvaluateSettings, SftSettings, validate
+from rl4nlu.config import validate
 from rl4nlu.evaluate import evaluate
 from rl4nlu.models import load_policy
+from rl4nlu.settings import EvaluateSettings, SftSettings
 from rl4nlu.tasks import TASKS, Example, find
 
 

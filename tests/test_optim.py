@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rl4nlu import optim
-from rl4nlu.config import SftSettings, validate
+from rl4nlu.config import validate
 from rl4nlu.seeding import derive, generator
+from rl4nlu.settings import SftSettings
 
 
 def settings(**values) -> SftSettings:

@@ -13,10 +13,11 @@ import transformers
 from policies import assert_same_gradients
 from rl4nlu import data, sft
 from rl4nlu.ask import encode
-from rl4nlu.config import SftSettings, validate
+from rl4nlu.config import validate
 from rl4nlu.forward import score
 from rl4nlu.losses import sft_loss
 from rl4nlu.models import load_policy, mini_folder
+from rl4nlu.settings import SftSettings
 from rl4nlu.tasks import find
 from rl4nlu.tokens import micro_batches
 
@@ -100,7 +101,7 @@ def test_it_learns_and_the_adapter_loads_with_plain_peft(tmp_path):
 def test_sst2_with_the_bundled_model(tmp_path, real_data):
     """Done-when line of the first issue: 600 steps reach 0.74, and PPO on top does not lower it."""
     from rl4nlu import ppo
-    from rl4nlu.config import PpoSettings
+    from rl4nlu.settings import PpoSettings
 
     common = {"task": "glue/sst2", "model": "mini", "data": real_data}
     run, (first,) = sft.sft(settings(**common, max_steps=600, out=tmp_path / "sft"))

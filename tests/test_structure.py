@@ -16,6 +16,7 @@ FLOW = [
     "data",
     "prompts",
     "tokens",
+    "settings",
     "config",
     "forward",
     "models",

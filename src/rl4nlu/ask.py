@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from . import data
-from .config import PromptSettings
 from .forward import score
 from .labels import closed_set_logp, distinguishing
 from .metrics import Outcome
 from .models import Policy
 from .prompts import Prompter, chat_wrapper, choose_shots
 from .rollout import sample, uniforms
+from .settings import PromptSettings
 from .tasks import Example, Task
 from .tokens import Encoded, EncodedRows, Encoder, micro_batches
 

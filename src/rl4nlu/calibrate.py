@@ -18,8 +18,8 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from .ask import Advance, Prediction, Question, label_logp, scored
-from .config import PromptSettings
 from .models import Policy
+from .settings import PromptSettings
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
 

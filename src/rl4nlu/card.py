@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from .config import Settings
 from .run import Run
+from .settings import Settings
 
 
 def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> None:

@@ -17,12 +17,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils import logging as transformers_logging
 
 from .ask import Advance, Prediction
-from .config import ClassifySettings, validate
+from .config import validate
 from .errors import UserError
 from .evaluate import own_task
 from .models import DTYPES, adapter_folder, cannot_load, device_of, lora_config, quiet_peft, source_of
 from .run import read_config
 from .seeding import derive
+from .settings import ClassifySettings
 from .tasks import Example, Task, find
 
 EVAL_ROWS = 64

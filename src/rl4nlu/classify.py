@@ -15,11 +15,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from . import data
 from .card import write_card
 from .classifier import Classifier, ask, load_classifier, restore, trained_settings
-from .config import ClassifySettings, EvaluateSettings
 from .errors import UserError
 from .evaluate import load_rows, own_task, present, tally
 from .run import Meter, Run, check_free
 from .seeding import derive
+from .settings import ClassifySettings, EvaluateSettings
 from .tasks import Example, find, find_all
 
 FULL_RATE, LORA_RATE = 5e-5, 1e-3

@@ -18,7 +18,7 @@ def evaluate(args: Args) -> None:
 
     rl4nlu evaluate --task glue/rte --model mini --data DIR --shots 5
     """
-    from .config import EvaluateSettings
+    from .settings import EvaluateSettings
 
     settings = _settings(EvaluateSettings, args, "evaluate")
     _need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
@@ -38,7 +38,7 @@ def sft(args: Args) -> None:
 
     rl4nlu sft --task glue/sst2 --model mini --data DIR --max-steps 600 --out runs/sst2-sft
     """
-    from .config import SftSettings
+    from .settings import SftSettings
 
     settings = _settings(SftSettings, args, "sft")
     _need(settings, "task", "model" if settings.init is None else None)
@@ -54,7 +54,7 @@ def ppo(args: Args) -> None:
 
     rl4nlu ppo --task glue/sst2 --model mini --data DIR --init runs/sst2-sft --out runs/sst2-ppo
     """
-    from .config import PpoSettings
+    from .settings import PpoSettings
 
     settings = _settings(PpoSettings, args, "ppo")
     _need(settings, "task", "model" if settings.init is None else None)
@@ -70,7 +70,7 @@ def classify(args: Args) -> None:
 
     rl4nlu classify --task glue/rte --model google-bert/bert-base-uncased --out runs/rte-bert
     """
-    from .config import ClassifySettings
+    from .settings import ClassifySettings
 
     settings = _settings(ClassifySettings, args, "classify")
     _need(settings, "task", "model")
@@ -85,7 +85,7 @@ def predict(args: Args) -> None:
 
     rl4nlu predict runs/sst2-ppo --input rows.jsonl --output answers.jsonl
     """
-    from .config import PredictSettings
+    from .settings import PredictSettings
 
     run, rest = _run_folder(args, "predict")
     settings = _settings(PredictSettings, rest, "predict")
@@ -103,7 +103,7 @@ def submit(args: Args) -> None:
 
     rl4nlu submit runs/cola-test runs/sst2-test --out glue.zip
     """
-    from .config import SubmitSettings
+    from .settings import SubmitSettings
 
     runs, rest = _paths(args)
     settings = _settings(SubmitSettings, rest, "submit")
@@ -128,7 +128,7 @@ def check(args: Args) -> None:
 
     rl4nlu check my.yaml
     """
-    from .config import CheckSettings
+    from .settings import CheckSettings
 
     files, rest = _paths(args)
     settings = _settings(CheckSettings, rest, "check")
@@ -169,7 +169,7 @@ def report(args: Args) -> None:
 
     rl4nlu report runs/a runs/b --out report.html
     """
-    from .config import ReportSettings
+    from .settings import ReportSettings
 
     folders, rest = _paths(args)
     settings = _settings(ReportSettings, rest, "report")
@@ -216,7 +216,7 @@ def demo(args: Args) -> None:
 
     rl4nlu demo
     """
-    from .config import DemoSettings
+    from .settings import DemoSettings
 
     settings = _settings(DemoSettings, args, "demo")
     from .demo import demo as run_it
@@ -309,13 +309,13 @@ def _need(settings: Any, *names: str | None) -> None:
 
 def _kinds() -> dict[str, Any]:
     """Commands that take a settings file."""
-    from . import config
+    from . import settings
 
     return {
-        "evaluate": config.EvaluateSettings,
-        "sft": config.SftSettings,
-        "ppo": config.PpoSettings,
-        "classify": config.ClassifySettings,
+        "evaluate": settings.EvaluateSettings,
+        "sft": settings.SftSettings,
+        "ppo": settings.PpoSettings,
+        "classify": settings.ClassifySettings,
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from .metrics import METRICS, Judged, Outcome
+from .seeding import generator
 from .tasks import Task
 
 RESAMPLES = 1000
@@ -87,7 +88,7 @@ def compare(task: Task, runs: Mapping[str, Sequence[Sequence[Outcome]]]) -> list
     names, found = list(aligned), []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            delta_R = _mean_of_seeds(drawn[a]) - _mean_of_seeds(drawn[b])
+            delta_R = _mean_of_seeds(a, drawn[a]) - _mean_of_seeds(b, drawn[b])
             low, high = np.quantile(delta_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
             test = "paired bootstrap"
             p = bootstrap_p(delta_R, whole[a] - whole[b])
@@ -108,12 +109,13 @@ def bootstrap_p(delta_R: np.ndarray, delta: float) -> float:
     return float(2 * stats.norm.sf(abs(delta) / np.std(delta_R, ddof=1)))
 
 
-def _mean_of_seeds(value_SR: np.ndarray) -> np.ndarray:
-    """Mean over seeds of each draw; of several seeds, as many are drawn again."""
+def _mean_of_seeds(name: str, value_SR: np.ndarray) -> np.ndarray:
+    """Mean over seeds of each draw; of several seeds, as many are drawn again, for each method on its own: what two
+    methods make of the same seed has nothing in common."""
     S, R = value_SR.shape
     if S == 1:
         return value_SR[0]
-    drawn_SR = np.random.default_rng(0).integers(S, size=(S, R))
+    drawn_SR = generator(0, f"seeds/{name}").integers(S, size=(S, R))
     return np.take_along_axis(value_SR, drawn_SR, axis=0).mean(0)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from .config import DemoSettings, EvaluateSettings, PpoSettings, SftSettings, validate
+from .config import validate
 from .evaluate import evaluate
 from .models import MINI
 from .ppo import ppo
 from .report import collect, differences, print_table, write_page
 from .run import claim
+from .settings import DemoSettings, EvaluateSettings, PpoSettings, SftSettings
 from .sft import sft
 from .tasks import find_all
 

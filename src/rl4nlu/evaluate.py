@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from . import data
 from .ask import Advance, Prediction, Question, ask, encode
 from .calibrate import ask_calibrated
-from .config import EvaluateSettings, LoraSettings, PromptSettings, Settings, TrainSettings, validate
+from .config import validate
 from .errors import UserError
 from .metrics import Outcome, compute
 from .models import MINI, Policy, adapter_folder, base_of, load_policy
 from .run import Meter, Run, check_free, read_config
 from .seeding import generator
+from .settings import EvaluateSettings, LoraSettings, PromptSettings, Settings, TrainSettings
 from .tasks import Example, Task, find_all
 
 S = TypeVar("S", bound=PromptSettings)

@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from .ask import Question
-from .config import TrainSettings
 from .seeding import generator
+from .settings import TrainSettings
 from .tokens import Encoded
 
 POWER = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from .config import LoraSettings
 from .errors import UserError
 from .forward import shares_prefix
+from .settings import LoraSettings
 
 MINI = "mini"
 MINILM = "minilm"

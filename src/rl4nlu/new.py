@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from .config import PRESETS, Frozen
 from .errors import UserError
+from .settings import PRESETS, Frozen
 
 TASK = """\
 # A task of your own. See whether it is right:  rl4nlu check {path}

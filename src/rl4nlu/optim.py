@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .config import TrainSettings
 from .models import Policy
+from .settings import TrainSettings
 
 
 def steps_of(settings: TrainSettings, rows: int) -> int:

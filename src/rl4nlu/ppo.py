@@ -15,7 +15,6 @@ from torch import Tensor
 from . import optim
 from .advantages import gae, whiten
 from .ask import Question
-from .config import PpoSettings
 from .forward import Scores, score
 from .losses import ppo_loss
 from .mixture import Mixture
@@ -25,6 +24,7 @@ from .rollout import Answer, sample, uniforms
 from .run import Meter, Run
 from .seeding import generator
 from .selection import BestState
+from .settings import PpoSettings
 from .tokens import Encoded, micro_batches
 from .training import train_and_measure
 

@@ -11,12 +11,13 @@ from . import data
 from .ask import Advance, Prediction, ask, encode
 from .classifier import ask as ask_classifier
 from .classifier import restore, trained_settings
-from .config import EvaluateSettings, PredictSettings, validate
+from .config import validate
 from .errors import UserError
 from .evaluate import follow, own_task
 from .models import load_policy
 from .rows import read_rows
 from .run import Meter, command_of
+from .settings import EvaluateSettings, PredictSettings
 from .tasks import Example, Task, find_all
 
 Answers = Callable[[Sequence[Example], Advance], Iterator[Prediction]]

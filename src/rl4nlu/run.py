@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import config
+from . import config, settings
 from .errors import UserError
 from .tasks.own import dump, is_file
 
@@ -31,7 +31,7 @@ class Run:
         self._predictions = path / "predictions.jsonl"
 
     @classmethod
-    def create(cls, command: str, settings: config.Settings) -> Run:
+    def create(cls, command: str, settings: settings.Settings) -> Run:
         """Make the run folder and write down what is being run.
 
         Raises:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .ask import Question, ask
-from .config import TrainSettings
 from .metrics import value_of
 from .models import Policy
 from .seeding import generator
+from .settings import TrainSettings
 from .tasks import Example
 
 

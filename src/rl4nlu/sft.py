@@ -9,7 +9,6 @@ import torch
 
 from . import optim
 from .ask import Question
-from .config import SftSettings
 from .forward import score
 from .losses import sft_loss
 from .mixture import Mixture
@@ -17,6 +16,7 @@ from .models import Policy
 from .run import Meter, Run
 from .seeding import derive
 from .selection import BestState
+from .settings import SftSettings
 from .tokens import micro_batches
 from .training import train_and_measure
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from . import data
 from .ask import Question, encode
 from .card import write_card
-from .config import TrainSettings
 from .evaluate import continue_from, load_rows, measure, present
 from .mixture import Mixture
 from .models import Policy, load_policy
 from .run import Run, check_free
 from .selection import hold_out
+from .settings import TrainSettings
 from .tasks import find_all
 
 T = TypeVar("T", bound=TrainSettings)

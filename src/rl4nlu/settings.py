@@ -1,0 +1,283 @@
+"""All settings: names, types, ranges, meanings, and the presets. `config.py` reads them from files and flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LoraSettings(Frozen):
+    """Settings of the adapter."""
+
+    r: int = Field(16, gt=0)
+    """Rank."""
+    alpha: int = Field(32, gt=0)
+    """Scale: alpha / sqrt(r) where rank-stabilised, else alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in front of LoRA (SFT only; PPO trains without)."""
+    rslora: bool = True
+    """Rank-stabilised scaling."""
+    target: str = "all-linear"
+    """Modules that get LoRA: all-linear, or names with commas between (q_proj,v_proj)."""
+
+
+class Settings(Frozen):
+    """What every command with a model needs."""
+
+    task: str | None = None
+    """Task, e.g. glue/rte, or a file of your own (my.yaml); several with commas between; glue: the whole suite."""
+    model: str | None = None
+    """mini (bundled), a folder, or a name on the hub."""
+    data: Path | None = None
+    """Folder in the official layout (DIR/glue/RTE/train.tsv); without it, the hub."""
+    limit: int | None = Field(None, gt=0)
+    """At most N rows of the split to work on."""
+    max_bad_rows: int = Field(0, ge=0)
+    """Skip at most N rows that cannot be read, and list them."""
+    seed: int = Field(0, ge=0)
+    """All randomness is derived from it."""
+    split: Literal["dev", "train", "test"] | None = None
+    """Split to evaluate on (default: the task's, mostly dev)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the base weights; auto: bfloat16 on a GPU, else float32."""
+    max_length: int | None = Field(None, ge=32)
+    """Cut texts at fewer tokens than the model's context."""
+    out: Path | None = None
+    """Run folder to make (default: runs/COMMAND-TASK-N)."""
+
+
+class PromptSettings(Settings):
+    """What every command that prompts a language model needs."""
+
+    template: Literal["plain", "verdict"] | None = None
+    """plain: short, for base models; verdict: instruction, answer between tags (default: the adapter's, else plain)."""
+    chat: bool = False
+    """Wrap prompts in the tokenizer's chat template."""
+    shots: int = Field(0, ge=0, le=64)
+    """Few-shot examples in every prompt."""
+    max_tokens: int = Field(4096, ge=16)
+    """Tokens in a micro-batch: memory, never the result."""
+
+
+class EvaluateSettings(PromptSettings):
+    """Settings of `evaluate`."""
+
+    preset: Literal["default", "paper"] = "default"
+    """paper: verdict template, sampled answers, a random label for what cannot be parsed (arXiv 2410.11020)."""
+    adapter: Path | None = None
+    """Run folder whose adapter, or classifier, to evaluate."""
+    decode: Literal["score", "greedy", "sample"] = "score"
+    """Score the label words, or generate and parse."""
+    answer_tokens: int | None = Field(None, gt=0)
+    """Longest generated answer (default: the longest label's, and 4)."""
+    unparsable: Literal["wrong", "random"] = "wrong"
+    """What a generated answer that cannot be parsed counts as: wrong, or a label drawn at random."""
+    calibrate: Literal["none", "contextual", "batch", "domain"] = "none"
+    """Take the model's bias out of scored labels: by content-free prompts, by the mean over the rows, by the cue."""
+
+    @model_validator(mode="after")
+    def _only_scores_are_calibrated(self) -> EvaluateSettings:
+        if self.calibrate != "none" and self.decode != "score":
+            raise ValueError(f"--calibrate works on scored labels: leave out --decode {self.decode}")
+        if self.unparsable == "random" and self.decode == "score":
+            raise ValueError("--unparsable random is for generated answers: add --decode sample or greedy")
+        return self
+
+
+class TrainSettings(PromptSettings):
+    """What every training loop needs."""
+
+    init: Path | None = None
+    """Run folder whose adapter to start from."""
+    preset: Literal["default", "paper"] = "default"
+    """paper: the settings of arXiv 2410.11020."""
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(None, gt=0)
+    """Stop after N steps, whatever the epochs."""
+    batch_size: int = Field(32, gt=0)
+    """Prompts a step."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Default: by the model's width."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """Adafactor with a fixed rate, or AdamW."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """Decay to zero, or none."""
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Of AdamW."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    select_rows: int = Field(0, ge=0)
+    """Keep the best state by N held-out training rows (at most a tenth of them); 0: keep the last."""
+    eval_limit: int | None = Field(None, gt=0)
+    """At most N rows in the final evaluation."""
+    mixing: Literal["proportional", "sqrt", "equal"] = "proportional"
+    """Of several tasks: how many rows of each, by its number of training rows, the root of it, or all alike."""
+    mixture_cap: int | None = Field(None, gt=0)
+    """Count a task in the mixture as if it had at most N training rows."""
+    lora: LoraSettings = LoraSettings()
+
+
+class SftSettings(TrainSettings):
+    """Supervised fine-tuning."""
+
+
+class PpoSettings(TrainSettings):
+    """Proximal policy optimisation."""
+
+    batch_size: int = Field(32, gt=0)
+    """Prompts a step."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows."""
+    select_rows: int = Field(256, ge=0)
+    """Keep the best state by N held-out training rows (at most a tenth of them); 0: keep the last."""
+    answers: int = Field(4, ge=1, le=64)
+    """Sampled answers a prompt."""
+    answer_tokens: int | None = Field(None, gt=0)
+    """Longest sampled answer (default: the longest label's, and 4)."""
+    reward: Literal["paper", "exact"] = "paper"
+    """paper: +1 right, -1 wrong, -3 not parsable; exact: 1 or 0."""
+    inner_epochs: int = Field(4, ge=1)
+    """Passes over each step's rollouts."""
+    minibatch: int | None = Field(None, gt=0)
+    """Prompts an optimizer step (default: all of the step's)."""
+    clip: float = Field(0.2, gt=0)
+    """Range of the policy's ratio."""
+    value_clip: float | None = Field(0.2, gt=0)
+    """Range of the value's change."""
+    value_coef: float = Field(0.1, ge=0)
+    """Weight of the value loss."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """Lambda of GAE."""
+    kl_coef: float = Field(0.05, ge=0)
+    """Per-token KL penalty at the start."""
+    kl_target: float | None = Field(None, gt=0)
+    """Adapt the penalty to this KL, in nats an answer; none: fixed."""
+    kl_horizon: int = Field(10_000, gt=0)
+    """Answers over which the penalty adapts."""
+
+
+class ClassifySettings(Settings):
+    """A classification head: on an encoder, or on a decoder."""
+
+    preset: Literal["default", "bert-base", "bert-large"] = "default"
+    """bert-base, bert-large: model and usual settings of these baselines."""
+    tune: Literal["auto", "full", "lora"] = "auto"
+    """All weights or LoRA; auto: LoRA for decoders, all weights for encoders."""
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(None, gt=0)
+    """Stop after N steps, whatever the epochs."""
+    batch_size: int = Field(32, gt=0)
+    """Rows a step."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Default: by the model's width, from 5e-5 for all weights (at 384) or 1e-3 for LoRA (at 256)."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """Decay to zero, or none."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of AdamW."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    eval_limit: int | None = Field(None, gt=0)
+    """At most N rows in the final evaluation."""
+    lora: LoraSettings = LoraSettings()
+
+
+class PredictSettings(Frozen):
+    """Settings of `predict`."""
+
+    task: str | None = None
+    """Which task's question to ask, where the run was trained on several."""
+    input: Path | None = None
+    """Rows: .jsonl, .csv, .tsv or .parquet with the task's fields (or the columns of its files) by name."""
+    output: Path | None = None
+    """File to write, one JSON object a row."""
+    decode: Literal["score", "greedy", "sample"] = "score"
+    """Score the label words, or generate and parse."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the base weights; auto: bfloat16 on a GPU, else float32."""
+    max_tokens: int = Field(4096, ge=16)
+    """Tokens in a micro-batch: memory, never the result."""
+    seed: int = Field(0, ge=0)
+    """Of sampled answers."""
+
+
+class SubmitSettings(Frozen):
+    out: Path | None = None
+    """The zip to write."""
+
+
+class CheckSettings(Frozen):
+    data: Path | None = None
+    """Folder of the task's files (default: the task file's own)."""
+    max_bad_rows: int = Field(0, ge=0)
+    """Skip at most N rows that cannot be read, and list them."""
+
+
+class ReportSettings(Frozen):
+    out: Path = Path("report.html")
+    """The page to write."""
+
+
+class DemoSettings(Frozen):
+    out: Path | None = None
+    """Run folder to make (default: runs/demo-N)."""
+    seed: int = Field(0, ge=0)
+    """All randomness is derived from it."""
+
+
+BERT = {"epochs": 3, "batch_size": 32, "learning_rate": 2e-5, "warmup": 0.1, "weight_decay": 0.01, "tune": "full"}
+PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
+    EvaluateSettings: {"paper": {"template": "verdict", "decode": "sample", "unparsable": "random"}},
+    ClassifySettings: {
+        "bert-base": {"model": "google-bert/bert-base-uncased", **BERT},
+        "bert-large": {"model": "google-bert/bert-large-uncased", **BERT},
+    },
+    SftSettings: {
+        "paper": {
+            "template": "verdict",
+            "epochs": 1,
+            "batch_size": 24,
+            "learning_rate": 9e-6,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "lora": {"dropout": 0.05},
+        },
+    },
+    PpoSettings: {
+        "paper": {
+            "template": "verdict",
+            "epochs": 3,
+            "batch_size": 16,
+            "learning_rate": 9e-6,
+            "optimizer": "adafactor",
+            "schedule": "constant",
+            "warmup": 0.0,
+            "kl_coef": 0.2,
+            "kl_target": 6.0,
+            "answers": 1,
+            "select_rows": 0,
+            "answer_tokens": 32,
+        },
+    },
+}
+"""Preset -> settings that differ from the defaults (arXiv 2410.11020 and its released code; for BERT, Devlin et al.
+2019, arXiv 1810.04805, appendix A.3)."""
