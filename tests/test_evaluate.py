@@ -90,6 +90,30 @@ def test_generated_answers_are_parsed_and_counted(policy, decode, tmp_path):
     assert result["metrics"]["accuracy"] == pytest.approx(sum(r["prediction"] == r["gold"] for r in rows) / 30)
 
 
+def test_what_cannot_be_parsed_may_get_a_random_label(tmp_path):
+    """The protocol of the paper's released evaluation: the same texts, a random label where there is none."""
+    common = {"task": "mini/question", "decode": "sample", "limit": 120}
+    wrong, (first,) = evaluate(settings(**common, out=tmp_path / "wrong"))
+    drawn, (second,) = evaluate(settings(**common, unparsable="random", out=tmp_path / "random"))
+    again, (third,) = evaluate(settings(**common, unparsable="random", seed=1, out=tmp_path / "seed"))
+    task = find("mini/question")
+
+    def rows(run):
+        return [json.loads(line) for line in (run.path / "predictions.jsonl").read_text().splitlines()]
+
+    before, after, other = rows(wrong), rows(drawn), rows(again)
+    assert [row["text"] for row in before] == [row["text"] for row in after]
+    lost = [i for i, row in enumerate(before) if row["prediction"] is None]
+    assert len(lost) == first["unparsable"] == second["unparsable"] > 60
+    guesses = [after[i]["prediction"] for i in lost]
+    assert {label: guesses.count(label) > len(lost) / 10 for label in task.labels} == dict.fromkeys(task.labels, True)
+    assert all(before[i] == after[i] for i in range(120) if i not in lost)
+    assert (second["unparsable_as"], "unparsable_as" in first) == ("random", False)
+    assert second["metrics"]["accuracy"] > first["metrics"]["accuracy"]  # by chance alone: a quarter of the lost rows
+    assert [row["prediction"] for row in after] != [row["prediction"] for row in other]
+    assert third["seed"] == 1
+
+
 def test_chunks_and_micro_batches_change_nothing(policy, monkeypatch):
     task = find("mini/entailment")
     examples = data.load(task, "dev", limit=40)

@@ -9,6 +9,7 @@ from pathlib import Path
 from . import data
 from .errors import UserError
 from .prompts import Prompter
+from .submit import check_zip
 from .tasks import Example, Task, find
 
 SPLITS = ("train", "dev", "test")
@@ -26,8 +27,6 @@ def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0) -> list
         UserError: all that is wrong with it.
     """
     if path.suffix == ".zip":
-        from .submit import check_zip
-
         problems, missing = check_zip(path)
         if problems:
             raise UserError("; ".join(problems))

@@ -15,7 +15,7 @@ from .config import validate
 from .errors import UserError
 from .metrics import Outcome, compute
 from .models import MINI, Policy, adapter_folder, base_of, load_policy
-from .run import Meter, Run, check_free, read_config
+from .run import Meter, Run, check_free, command_of, read_config
 from .seeding import generator
 from .settings import EvaluateSettings, LoraSettings, PromptSettings, Settings, TrainSettings
 from .tasks import Example, Task, find_all
@@ -160,6 +160,8 @@ def follow(run: Path, settings: S) -> S:
     Raises:
         UserError: there is no adapter, or the given model is another one.
     """
+    if command_of(run) == "classify":
+        raise UserError(f"{run} is a classifier, which takes no prompt; give the folder of an sft or ppo run")
     adapter_folder(run)
     trained = trained_settings(run)
     base = trained.model or base_of(run)

@@ -1,0 +1,354 @@
+"""The zip that the GLUE or the SuperGLUE test server takes, and a checker that reads one back and trusts nothing.
+
+Formats as the servers' own pages and toolkits have them (gluebenchmark.com/faq, super.gluebenchmark.com/faq): GLUE
+takes a TSV a task with the columns index and prediction, SuperGLUE a JSONL a task with idx and label.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, did_you_mean
+from .metrics import Outcome, chosen
+from .run import read_results
+from .tasks import TASKS, Example
+
+HEADER = "index\tprediction"
+SHOWN = 5
+"""Problems of one file that are told; the others are counted."""
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""The same predictions give the same bytes."""
+
+
+@dataclass(frozen=True)
+class ServerFile:
+    """What a server wants of one task."""
+
+    task: str
+    name: str
+    rows: int
+    """Rows of the official test split; of MultiRC answers, of ReCoRD queries."""
+    labels: Mapping[str, Any] | None = None
+    """Our label -> the server's; None: the same names, in STS-B and ReCoRD any number or entity."""
+    dense: bool = True
+    """Whether the ids are 0, 1, 2, ..."""
+
+    @property
+    def suite(self) -> str:
+        return self.task.split("/")[0]
+
+    @property
+    def known(self) -> list[Any]:
+        """The labels that the server knows."""
+        if self.labels is not None:
+            return list(self.labels.values())
+        return [] if TASKS[self.task].numeric else list(TASKS[self.task].labels)
+
+
+def _binary(task: str) -> dict[str, str]:
+    """GLUE's own numbers, as its training files have them."""
+    return {label: number for number, label in TASKS[task].aliases.items()}
+
+
+LOWER, UPPER, NUMBER = {"False": "false", "True": "true"}, {"False": "False", "True": "True"}, {"False": 0, "True": 1}
+FILES = (
+    ServerFile("glue/cola", "CoLA.tsv", 1063, _binary("glue/cola")),
+    ServerFile("glue/sst2", "SST-2.tsv", 1821, _binary("glue/sst2")),
+    ServerFile("glue/mrpc", "MRPC.tsv", 1725, _binary("glue/mrpc")),
+    ServerFile("glue/stsb", "STS-B.tsv", 1379),
+    ServerFile("glue/qqp", "QQP.tsv", 390_965, _binary("glue/qqp")),
+    ServerFile("glue/mnli", "MNLI-m.tsv", 9796),
+    ServerFile("glue/mnli-mm", "MNLI-mm.tsv", 9847),
+    ServerFile("glue/qnli", "QNLI.tsv", 5463),
+    ServerFile("glue/rte", "RTE.tsv", 3000),
+    ServerFile("glue/wnli", "WNLI.tsv", 146, _binary("glue/wnli")),
+    ServerFile("glue/ax", "AX.tsv", 1104),
+    ServerFile("superglue/boolq", "BoolQ.jsonl", 3245, LOWER),
+    ServerFile("superglue/cb", "CB.jsonl", 250),
+    ServerFile("superglue/copa", "COPA.jsonl", 500, {"0": 0, "1": 1}),
+    ServerFile("superglue/multirc", "MultiRC.jsonl", 9693, NUMBER),
+    ServerFile("superglue/record", "ReCoRD.jsonl", 10_000, dense=False),
+    ServerFile("superglue/rte", "RTE.jsonl", 3000),
+    ServerFile("superglue/wic", "WiC.jsonl", 1400, LOWER),
+    ServerFile("superglue/wsc", "WSC.jsonl", 146, UPPER),
+    ServerFile("superglue/axb", "AX-b.jsonl", 1104),
+    ServerFile("superglue/axg", "AX-g.jsonl", 356),
+)
+BY_NAME = {file.name: file for file in FILES}
+BY_TASK = {file.task: file for file in FILES}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What went into a zip."""
+
+    tasks: dict[str, Path]
+    """Task -> the run that its predictions are from."""
+    missing: list[str]
+    """Tasks of the suite without predictions."""
+    filled: int
+    """Answers that could not be parsed: the task's first label stands for them."""
+
+
+def submit(runs: Sequence[Path], out: Path) -> Submission:
+    """Write the zip for the server of the suite that these runs belong to.
+
+    Args:
+        runs: run folders with predictions of test splits; a folder of run folders stands for all of them.
+        out: the zip to write.
+
+    Raises:
+        UserError: no test predictions, two runs of one task, tasks of both suites, rows missing, or `out` is there.
+    """
+    if out.exists():
+        raise UserError(f"--out {out} is there already: name another file, or remove this one first")
+    sources = _sources(runs)
+    suites = {BY_TASK[task].suite for task in sources}
+    if len(suites) > 1:
+        raise UserError("these runs are of GLUE and of SuperGLUE, which have a server each: submit them apart")
+    files = [file for file in FILES if file.suite in suites]
+    texts, filled = {}, 0
+    for file in files:
+        if file.task in sources:
+            rows = _predictions(sources[file.task], file.task)
+            filled += sum(row["prediction"] is None for row in rows)
+            texts[file.name] = "".join(f"{line}\n" for line in _lines(file, rows))
+    _write_zip(texts, out)
+    missing = [file.task for file in files if file.task not in sources]
+    return Submission({file.task: sources[file.task] for file in files if file.task in sources}, missing, filled)
+
+
+def _write_zip(texts: Mapping[str, str], out: Path) -> None:
+    part = out.with_name(out.name + ".part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in texts.items():
+                archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), text, zipfile.ZIP_DEFLATED)
+        problems, _ = check_zip(part)
+        if problems:
+            raise UserError(f"{'; '.join(problems[:SHOWN])}; the server would refuse it, so nothing was written")
+        os.replace(part, out)
+    except OSError as wrong:
+        raise UserError(f"--out {out}: cannot be written ({wrong.strerror})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sources(runs: Sequence[Path]) -> dict[str, Path]:
+    """Task -> the run that holds its test predictions."""
+    folders: list[Path] = []
+    for path in runs:
+        inner = sorted(file.parent for file in path.glob("*/results.json"))
+        folders += [path] if (path / "results.json").is_file() or not inner else inner
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for result in read_results(folder):
+            task = result["task"]
+            if result["split"] == "test" and task in BY_TASK:
+                if task in found:
+                    raise UserError(
+                        f"{found[task]} and {folder} both hold test predictions of {task}: give one of them"
+                    )
+                found[task] = folder
+    if not found:
+        names = ", ".join(map(str, runs))
+        raise UserError(f"{names}: no predictions of a test split; make them with rl4nlu evaluate --split test")
+    return found
+
+
+def _predictions(run: Path, task: str) -> list[dict[str, Any]]:
+    path = run / "predictions.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, and the predictions should stand there")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line:
+            try:
+                row = json.loads(line)
+                if row["task"] == task:
+                    rows.append({"prediction": row["prediction"], **row})
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise UserError(f"{path}:{number}: this line is not a prediction of this version of rl4nlu") from None
+    return rows
+
+
+def _lines(file: ServerFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines of a server's file."""
+    task = TASKS[file.task]
+
+    def label(row: Mapping[str, Any]) -> Any:
+        said = task.labels[0] if row["prediction"] is None else row["prediction"]
+        return said if file.labels is None else file.labels[said]
+
+    if file.suite == "glue":
+        yield HEADER
+        for row in rows:
+            yield f"{row['id']}\t{float(label(row)):.3f}" if task.numeric else f"{row['id']}\t{label(row)}"
+    elif file.task == "superglue/multirc":
+        passages: dict[int, dict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            at = row["meta"]
+            passages[at["paragraph"]][at["question"]].append({"idx": at["answer"], "label": label(row)})
+        for passage, questions in passages.items():
+            listed = [{"idx": question, "answers": answers} for question, answers in questions.items()]
+            yield json.dumps({"idx": passage, "passage": {"questions": listed}})
+    elif file.task == "superglue/record":
+        queries: dict[int, list[Outcome]] = defaultdict(list)
+        for row in rows:
+            confidence = row["scores"][task.labels[-1]] if row.get("scores") else None
+            queries[row["meta"]["query"]].append(
+                Outcome(Example(row["id"], {}, None, meta=row["meta"]), row["prediction"], confidence)
+            )
+        for query, candidates in queries.items():
+            yield json.dumps({"idx": query, "label": chosen(task, candidates).example.meta["entity"]})
+    else:
+        yield from (json.dumps({"idx": int(row["id"]), "label": label(row)}) for row in rows)
+
+
+# -- the checker -------------------------------------------------------------------------------------------------------
+
+
+def check_zip(path: Path) -> tuple[list[str], list[str]]:
+    """What a server would refuse of a zip, one line each, and the tasks of its suite that are missing.
+
+    Raises:
+        UserError: it is no zip.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                return [f"{path}: {broken} is damaged"], []
+            contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as wrong:
+        raise UserError(f"{path}: not a zip that can be read ({wrong})") from None
+    problems = [f"{name}: stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    files = []
+    for name, content in contents.items():
+        if name not in BY_NAME:
+            hint = "; files must not lie in a folder" if Path(name).name in BY_NAME else did_you_mean(name, BY_NAME)
+            problems.append(f"{name}: the servers know no file of this name{hint}")
+            continue
+        files.append(BY_NAME[name])
+        found = list(_check(BY_NAME[name], content))
+        problems += [f"{name}{text}" for text in found[:SHOWN]]
+        problems += [f"{name}: and {len(found) - SHOWN} more like these"] if len(found) > SHOWN else []
+    suites = {file.suite for file in files}
+    if len(suites) > 1:
+        problems.append("files of GLUE and of SuperGLUE are in one zip, and each has a server of its own")
+    if not files and not problems:
+        problems.append("there is no file in it")
+    have = {file.name for file in files}
+    return problems, [file.task for file in FILES if file.suite in suites and file.name not in have]
+
+
+def _check(file: ServerFile, content: bytes) -> Iterator[str]:
+    """What is wrong with a file; each text begins with ":line: " or ": "."""
+    try:
+        lines = content.decode("utf-8").split("\n")
+    except UnicodeDecodeError as wrong:
+        yield f": byte {wrong.start} is not UTF-8"
+        return
+    if lines[-1] == "":
+        lines.pop()
+    read = _read_tsv if file.suite == "glue" else _read_multirc if file.name == "MultiRC.jsonl" else _read_jsonl
+    seen: dict[Any, int] = {}
+    for number, (row_id, label, problem) in read(lines):
+        if problem:
+            yield f":{number}: {problem}"
+            continue
+        if row_id in seen:
+            yield f":{number}: the row {row_id} stands at line {seen[row_id]} already"
+        seen[row_id] = number
+        if wrong_label := _wrong(file, label):
+            yield f":{number}: {wrong_label}"
+    if file.dense:
+        ids = {row_id[-1] if isinstance(row_id, tuple) else row_id for row_id in seen}
+        yield from (f": the row {i} is missing" for i in range(file.rows) if i not in ids)
+        yield from (f":{seen[i]}: there is no row {i} in the test split" for i in seen if _outside(i, file.rows))
+    if len(seen) != file.rows:
+        yield f": {len(seen)} rows, and the test split has {file.rows}"
+
+
+def _outside(row_id: Any, rows: int) -> bool:
+    last = row_id[-1] if isinstance(row_id, tuple) else row_id
+    return not 0 <= last < rows
+
+
+def _wrong(file: ServerFile, label: Any) -> str:
+    if file.task == "superglue/record":
+        return "" if isinstance(label, str) and label.strip() else f"the label {label!r} is not the text of an entity"
+    if not file.known:
+        try:
+            return "" if 0 <= float(label) <= 5 else f"the prediction {label} is not a number from 0 to 5"
+        except (TypeError, ValueError):
+            return f"the prediction {label!r} is not a number from 0 to 5"
+    # True == 1 in Python, and not for the server
+    fits = any(label == known and type(label) is type(known) for known in file.known)
+    return "" if fits else f"the label {label!r} is none of {', '.join(map(repr, file.known))}"
+
+
+Read = Iterator[tuple[int, tuple[Any, Any, str]]]
+"""Line number, (row id, label, what is wrong with the line)."""
+
+
+def _read_tsv(lines: Sequence[str]) -> Read:
+    if not lines or lines[0] != HEADER:
+        yield 1, (None, None, f"the header is {lines[0] if lines else ''!r}, and {HEADER!r} is needed")
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        if len(cells) != 2:
+            yield number, (None, None, f"{len(cells)} columns, and 2 are needed")
+        elif not cells[0].isdecimal():
+            yield number, (None, None, f"the index {cells[0]!r} is not a whole number")
+        else:
+            yield number, (int(cells[0]), cells[1], "")
+
+
+def _read_jsonl(lines: Sequence[str]) -> Read:
+    for number, row in _objects(lines):
+        if isinstance(row, str):
+            yield number, (None, None, row)
+        elif set(row) != {"idx", "label"}:
+            yield number, (None, None, f"the keys are {', '.join(row)}, and idx and label are needed")
+        elif not _whole(row["idx"]):
+            yield number, (None, None, f"idx {row['idx']!r} is not a whole number")
+        else:
+            yield number, (row["idx"], row["label"], "")
+
+
+def _read_multirc(lines: Sequence[str]) -> Read:
+    for number, row in _objects(lines):
+        if isinstance(row, str):
+            yield number, (None, None, row)
+            continue
+        try:
+            for question in row["passage"]["questions"]:
+                for answer in question["answers"]:
+                    ids = (row["idx"], question["idx"], answer["idx"])
+                    problem = "" if all(map(_whole, ids)) else f"idx {ids} are not whole numbers"
+                    yield number, (ids, answer["label"], problem)
+        except (KeyError, TypeError):
+            yield number, (None, None, "not of the form idx, passage: questions: idx, answers: idx, label")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _objects(lines: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line number, and the object in it or what is wrong."""
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            yield number, "not a JSON object"
+        else:
+            yield number, row if isinstance(row, dict) else "not a JSON object"
