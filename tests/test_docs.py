@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import shlex
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rl4nlu import config, settings
-from rl4nlu.cli import COMMANDS
+from rl4nlu.cli import COMMANDS, main
 from rl4nlu.tasks import find_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +22,10 @@ SETTINGS = {
     "evaluate": settings.EvaluateSettings,
     "sft": settings.SftSettings,
     "ppo": settings.PpoSettings,
+    "classify": settings.ClassifySettings,
     "predict": settings.PredictSettings,
+    "submit": settings.SubmitSettings,
+    "check": settings.CheckSettings,
     "report": settings.ReportSettings,
 }
 LINES = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("rl4nlu ")]
@@ -36,7 +41,9 @@ def test_the_map_names_every_file():
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_every_command_of_the_readme_is_understood(line):
+def test_every_command_of_the_readme_is_understood(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tickets.yaml").write_text(README.split("```yaml")[1].split("```")[0], encoding="utf-8")
     _, command, *args = shlex.split(line)
     assert command in COMMANDS
     if command in SETTINGS:
@@ -45,6 +52,35 @@ def test_every_command_of_the_readme_is_understood(line):
         settings = config.parse(SETTINGS[command], args, "rl4nlu", "")
         if getattr(settings, "task", None):
             assert find_all(settings.task)
+
+
+def test_a_task_of_ones_own_by_the_readme_alone(tmp_path, monkeypatch, capsys):
+    """Its YAML as it stands there, a table with all that tables have, and its commands (with a few steps)."""
+    monkeypatch.chdir(tmp_path)
+    section = README.split("### Your own task")[1].split("###")[0]
+    (tmp_path / "tickets.yaml").write_text(section.split("```yaml")[1].split("```")[0], encoding="utf-8")
+    texts = ['He said: "twice charged", why?', "Where is it?\nIt never came.", "Größe 42 – ¡gracias! 🙂", ""]
+    topics = ["billing", "delivery", "praise"]
+    with (tmp_path / "tickets.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["body", "channel", "topic"])
+        for i in range(60):
+            writer.writerow([f"{texts[i % 3]} {i}", "", topics[i % 3]])
+        writer.writerows([[texts[3], "", "praise"], ["Who am I?", "", "philosophy"]])
+    commands = [line.split("#")[0].strip() for line in section.splitlines() if line.startswith("rl4nlu ")]
+    assert [shlex.split(command)[1] for command in commands] == ["new", "check", "sft", "predict"]
+    check, sft, predict = ([*shlex.split(command)[1:]] for command in commands[1:])
+    assert main(check) == 2
+    assert "tickets.csv:82: all that the template shows of this row is empty" in capsys.readouterr().err
+    assert main([*check, "--max-bad-rows", "1"]) == 2
+    assert "tickets.csv:83: unknown label 'philosophy'" in capsys.readouterr().err
+    assert main([*check, "--max-bad-rows", "2"]) == 0
+    assert "train: 54 rows" in capsys.readouterr().out
+    assert main([*sft, "--max-bad-rows", "2", "--max-steps", "20"]) == 0
+    (tmp_path / "new.csv").write_text('body\n"Twice ""charged"",\nwhy?"\n', encoding="utf-8")
+    assert main(predict) == 0
+    (answer,) = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(answer)["prediction"] in topics
 
 
 def test_there_are_commands_in_the_readme():

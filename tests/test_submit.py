@@ -170,7 +170,7 @@ def test_what_cannot_be_parsed_gets_the_first_label_and_is_counted(tmp_path, rea
 
 @pytest.mark.parametrize(
     ("rows", "complaint"),
-    [(50, "WNLI.tsv: the row 50 is missing"), (0, "WNLI.tsv: the row 0 is missing")],
+    [(50, "WNLI.tsv: 50 rows, and the test split has 146"), (0, "WNLI.tsv: 0 rows")],
 )
 def test_a_run_on_some_of_the_rows_is_refused_and_nothing_is_left(tmp_path, real_data, rows, complaint):
     some = data.load(find("glue/wnli"), "test", real_data)[:rows]
@@ -281,7 +281,7 @@ DAMAGE = [
 @pytest.mark.parametrize(("name", "change", "expected"), DAMAGE)
 def test_damage_is_named_by_file_and_line(zips, tmp_path, name, change, expected):
     suite = "glue" if name.endswith(".tsv") else "superglue"
-    assert damaged(zips, tmp_path, suite, name, change) == [name + text for text in expected]
+    assert sorted(damaged(zips, tmp_path, suite, name, change)) == sorted(name + text for text in expected)
 
 
 def test_multirc_damage_is_named(zips, tmp_path):
@@ -295,8 +295,8 @@ def test_multirc_damage_is_named(zips, tmp_path):
 
     found = damaged(zips, tmp_path, "superglue", "MultiRC.jsonl", lose_an_answer)
     assert found == [
-        f"MultiRC.jsonl: the row {lose_an_answer.row} is missing",
         "MultiRC.jsonl: 9692 rows, and the test split has 9693",
+        f"MultiRC.jsonl: the row {lose_an_answer.row} is missing",
     ]
     found = damaged(zips, tmp_path, "superglue", "MultiRC.jsonl", line(1, '{"idx": 0, "label": 1}'))
     assert found[0] == "MultiRC.jsonl:1: not of the form idx, passage: questions: idx, answers: idx, label"

@@ -1,14 +1,16 @@
 """The zip that the GLUE or the SuperGLUE test server takes, and a checker that reads one back and trusts nothing.
 
-Formats as the servers' own pages and toolkits have them (gluebenchmark.com/faq, super.gluebenchmark.com/faq): GLUE
-takes a TSV a task with the columns index and prediction, SuperGLUE a JSONL a task with idx and label.
+Formats as nyu-mll's jiant wrote them for these servers: GLUE takes a TSV a task with the columns index and prediction,
+SuperGLUE a JSONL a task with idx and label.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,10 @@ from .tasks import TASKS, Example
 HEADER = "index\tprediction"
 SHOWN = 5
 """Problems of one file that are told; the others are counted."""
+MULTIRC = {"passage": 166, "question": 1820}
+"""Passages and questions of MultiRC's test split; like its answers they are counted through the whole split."""
+META = {"superglue/multirc": ("paragraph", "question", "answer"), "superglue/record": ("query", "entity")}
+"""What the server's file needs of a row beyond its id."""
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The same predictions give the same bytes."""
 
@@ -138,7 +144,8 @@ def _write_zip(texts: Mapping[str, str], out: Path) -> None:
     except OSError as wrong:
         raise UserError(f"--out {out}: cannot be written ({wrong.strerror})") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder is none, there is nothing to remove
+            part.unlink(missing_ok=True)
 
 
 def _sources(runs: Sequence[Path]) -> dict[str, Path]:
@@ -148,10 +155,10 @@ def _sources(runs: Sequence[Path]) -> dict[str, Path]:
         inner = sorted(file.parent for file in path.glob("*/results.json"))
         folders += [path] if (path / "results.json").is_file() or not inner else inner
     found: dict[str, Path] = {}
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         for result in read_results(folder):
             task = result["task"]
-            if result["split"] == "test" and task in BY_TASK:
+            if result.get("split") == "test" and task in BY_TASK:
                 if task in found:
                     raise UserError(
                         f"{found[task]} and {folder} both hold test predictions of {task}: give one of them"
@@ -165,18 +172,36 @@ def _sources(runs: Sequence[Path]) -> dict[str, Path]:
 
 def _predictions(run: Path, task: str) -> list[dict[str, Any]]:
     path = run / "predictions.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, and the predictions should stand there")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, and the predictions should stand there") from None
+    except UnicodeDecodeError as wrong:
+        raise UserError(f"{path}: byte {wrong.start} is not UTF-8; make the predictions again") from None
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if line:
             try:
                 row = json.loads(line)
                 if row["task"] == task:
-                    rows.append({"prediction": row["prediction"], **row})
-            except (json.JSONDecodeError, KeyError, TypeError):
+                    _usable(task, row)
+                    rows.append(row)
+            except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}:{number}: this line is not a prediction of this version of rl4nlu") from None
     return rows
+
+
+def _usable(task: str, row: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError where a row lacks what the server's file needs of it."""
+    said = row["prediction"]
+    if said is not None and TASKS[task].numeric:
+        float(said)
+    elif said is not None and said not in TASKS[task].labels:
+        raise ValueError(f"{said!r} is no label of {task}")
+    for name in META.get(task, ()):
+        _ = row["meta"][name]
+    if task not in META:
+        int(row["id"])
 
 
 def _lines(file: ServerFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -227,13 +252,13 @@ def check_zip(path: Path) -> tuple[list[str], list[str]]:
                 return [f"{path}: {broken} is damaged"], []
             contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
             names = [name for name in archive.namelist() if not name.endswith("/")]
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as wrong:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as wrong:
         raise UserError(f"{path}: not a zip that can be read ({wrong})") from None
     problems = [f"{name}: stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     files = []
     for name, content in contents.items():
         if name not in BY_NAME:
-            hint = "; files must not lie in a folder" if Path(name).name in BY_NAME else did_you_mean(name, BY_NAME)
+            hint = "; files must not lie in a folder" if Path(name).name in BY_NAME else _meant(name)
             problems.append(f"{name}: the servers know no file of this name{hint}")
             continue
         files.append(BY_NAME[name])
@@ -247,6 +272,12 @@ def check_zip(path: Path) -> tuple[list[str], list[str]]:
         problems.append("there is no file in it")
     have = {file.name for file in files}
     return problems, [file.task for file in FILES if file.suite in suites and file.name not in have]
+
+
+def _meant(name: str) -> str:
+    """The file that is meant; letters' case alone may be what is wrong."""
+    alike = (known for known in BY_NAME if known.casefold() == name.casefold())
+    return next((f" (did you mean {known!r}?)" for known in alike), did_you_mean(name, BY_NAME))
 
 
 def _check(file: ServerFile, content: bytes) -> Iterator[str]:
@@ -269,12 +300,17 @@ def _check(file: ServerFile, content: bytes) -> Iterator[str]:
         seen[row_id] = number
         if wrong_label := _wrong(file, label):
             yield f":{number}: {wrong_label}"
+    if len(seen) != file.rows:
+        yield f": {len(seen)} rows, and the test split has {file.rows}"
     if file.dense:
         ids = {row_id[-1] if isinstance(row_id, tuple) else row_id for row_id in seen}
         yield from (f": the row {i} is missing" for i in range(file.rows) if i not in ids)
         yield from (f":{seen[i]}: there is no row {i} in the test split" for i in seen if _outside(i, file.rows))
-    if len(seen) != file.rows:
-        yield f": {len(seen)} rows, and the test split has {file.rows}"
+    if read is _read_multirc:
+        for place, (what, count) in enumerate(MULTIRC.items()):
+            have = {ids[place] for ids in seen}
+            yield from (f": the {what} {i} is missing" for i in range(count) if i not in have)
+            yield from (f": there is no {what} {i} in the test split" for i in sorted(have) if not 0 <= i < count)
 
 
 def _outside(row_id: Any, rows: int) -> bool:
@@ -306,7 +342,7 @@ def _read_tsv(lines: Sequence[str]) -> Read:
         cells = line.split("\t")
         if len(cells) != 2:
             yield number, (None, None, f"{len(cells)} columns, and 2 are needed")
-        elif not cells[0].isdecimal():
+        elif not (cells[0].isascii() and cells[0].isdecimal() and len(cells[0]) < 10):
             yield number, (None, None, f"the index {cells[0]!r} is not a whole number")
         else:
             yield number, (int(cells[0]), cells[1], "")
@@ -325,11 +361,15 @@ def _read_jsonl(lines: Sequence[str]) -> Read:
 
 
 def _read_multirc(lines: Sequence[str]) -> Read:
+    first: dict[int, int] = {}
     for number, row in _objects(lines):
         if isinstance(row, str):
             yield number, (None, None, row)
             continue
         try:
+            if _whole(row["idx"]) and first.setdefault(row["idx"], number) != number:
+                problem = f"the passage {row['idx']} stands at line {first[row['idx']]} already; it needs one line"
+                yield number, (None, None, problem)
             for question in row["passage"]["questions"]:
                 for answer in question["answers"]:
                     ids = (row["idx"], question["idx"], answer["idx"])
