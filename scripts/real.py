@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,28 @@ def calibration_table(runs: dict[str, RunView]) -> list[str]:
     return lines
 
 
+def agreement(folder: Path, rows: Path) -> list[str]:
+    """Label scores against lm-evaluation-harness, where that was run (it wants an environment of its own)."""
+    file = folder / "lm_eval.json"
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text(encoding="utf-8"))
+    heads = list(found[0])
+    return [
+        "## Agreement with lm-evaluation-harness 0.4.13",
+        "",
+        "Zero-shot scores of the same texts in float32, all dev rows: bare label words, and whole answers with the end",
+        "of the line. Largest difference of a log-probability, and rows for which the harness chooses another label.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---|" + "---|" * (len(heads) - 1),
+        *(f"| {' | '.join(f'{v:.1e}' if isinstance(v, float) else str(v) for v in one.values())} |" for one in found),
+        "",
+        f"Command: `python benchmarks/lm_eval_agreement.py --data {rows} --out {file}`",
+        "",
+    ]
+
+
 def page(folder: Path, done: dict[str, str], rows: Path) -> str:
     """The results page."""
     runs = dict(zip(done, collect([folder / name for name in done]), strict=True))
@@ -167,6 +190,7 @@ def page(folder: Path, done: dict[str, str], rows: Path) -> str:
             "",
             *calibration_table(runs),
             "",
+            *agreement(folder, rows),
             "## All metrics",
             "",
             "| run | metrics | unparsable | rows cut |",

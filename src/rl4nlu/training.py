@@ -44,6 +44,7 @@ def train_and_measure(
         settings.data,
         lambda task: ["train"],
     )
+    tasks = [task for task in tasks if data.training_task(task) in taught]
     learnt, held = {}, {}
     for task in taught:
         rows = load_rows(task, "train", settings, settings.limit)
