@@ -1,16 +1,20 @@
-"""Look before a long run: is a task file, or a zip for a benchmark's server, what it should be?"""
+"""Look before a long run: is a task file, a settings file, or a zip for a benchmark's server what it should be?"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import data
+from .config import read_yaml, validate, with_preset
 from .errors import UserError
 from .prompts import Prompter
+from .settings import RUNS
 from .submit import check_zip
-from .tasks import Example, Task, find
+from .tasks import Example, Task, find, find_all
+from .tasks.own import SUFFIXES
 
 SPLITS = ("train", "dev", "test")
 
@@ -19,7 +23,7 @@ def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0) -> list
     """What there is to say of a file that is as it should be, line by line.
 
     Args:
-        path: a task file (.yaml) or a zip for a server.
+        path: a task file or a settings file (.yaml), or a zip for a server.
         folder: where the task's rows lie, if not beside its file.
         max_bad_rows: as in `data.load`.
 
@@ -31,8 +35,34 @@ def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0) -> list
         if problems:
             raise UserError("; ".join(problems))
         return [f"{path}: all files are as the server wants them", *(f"missing: {name}" for name in missing)]
+    if path.suffix in SUFFIXES and path.is_file() and "task" in (values := read_yaml(path)):
+        return check_settings(path, values, folder, max_bad_rows)
     task = find(str(path))
     return [f"{path}: {task.name}", *check_task(task, folder, max_bad_rows)]
+
+
+def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int) -> list[str]:
+    """The settings of a run, and every row of its tasks.
+
+    Raises:
+        UserError: a setting or a row is not what it should be.
+    """
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0].split()
+    named = [command for command in RUNS if command in first]
+    fitting = [command for command, kind in RUNS.items() if set(values) <= set(kind.model_fields)]
+    command = next(iter(named or fitting), "sft")
+    settings = validate(RUNS[command], with_preset(RUNS[command], values))
+    said = [f"{path}: settings of {command}"]
+    for task in find_all(settings.task or ""):
+        said.append(f"{task.name}:")
+        rows = max(max_bad_rows, settings.max_bad_rows)
+        said += [f"  {line}" for line in check_task(task, folder or settings.data, rows)]
+        teacher = data.training_task(task)
+        if teacher is not task:
+            said += [
+                f"  taught by {teacher.name}: {line}" for line in check_task(teacher, folder or settings.data, rows)[:1]
+            ]
+    return said
 
 
 def check_task(task: Task, folder: Path | None, max_bad_rows: int) -> list[str]:
@@ -45,6 +75,8 @@ def check_task(task: Task, folder: Path | None, max_bad_rows: int) -> list[str]:
     for split in SPLITS:
         if data.available(task, split, folder):
             loaded[split] = data.load(task, split, folder, max_bad_rows=max_bad_rows)
+    if not loaded:
+        raise UserError(f"{task.name} has no rows in {folder}")
     for split, rows in loaded.items():
         for template in ("plain", "verdict"):
             _gold_check(task, Prompter(task, template), split, rows)

@@ -124,7 +124,7 @@ def submit(args: Args) -> None:
 
 
 def check(args: Args) -> None:
-    """Look at a task file, or at a zip for a server: what is wrong with it, by line.
+    """Look at a task file, a settings file, or a zip for a server: what is wrong with it, by line.
 
     rl4nlu check my.yaml
     """
@@ -146,20 +146,19 @@ def new(args: Args) -> None:
     rl4nlu new task my.yaml
     """
     from .new import write_new
+    from .settings import RUNS
 
-    settings = _kinds()
+    kinds = ("task", *RUNS)
     if {"-h", "--help"} & set(args):
-        print(f"{new.__doc__}\n    kinds: task, {', '.join(settings)}")
+        print(f"{new.__doc__}\n    kinds: {', '.join(kinds)}")
         return
     if len(args) != 2:
         raise UserError(f"new needs a kind and a file: {_example('new')}")
     kind, name = args
-    if kind not in ("task", *settings):
-        kinds = ("task", *settings)
-        raise UserError(
-            f"new: no kind of file is called {kind!r}{did_you_mean(kind, kinds)}; choose {', '.join(kinds)}"
-        )
-    write_new(kind, Path(name), settings)
+    if kind not in kinds:
+        near = did_you_mean(kind, kinds)
+        raise UserError(f"new: no kind of file is called {kind!r}{near}; choose {', '.join(kinds)}")
+    write_new(kind, Path(name))
     then = f"rl4nlu check {name}" if kind == "task" else f"rl4nlu {kind} {name}"
     print(f"{name} is written; fill it in, then: {then}")
 
@@ -305,18 +304,6 @@ def _need(settings: Any, *names: str | None) -> None:
             raise UserError(f"--{name} is missing, e.g. {hints[name]}")
     if settings.task is not None:
         find_all(settings.task)
-
-
-def _kinds() -> dict[str, Any]:
-    """Commands that take a settings file."""
-    from . import settings
-
-    return {
-        "evaluate": settings.EvaluateSettings,
-        "sft": settings.SftSettings,
-        "ppo": settings.PpoSettings,
-        "classify": settings.ClassifySettings,
-    }
 
 
 def _paths(args: Args) -> tuple[list[Path], Args]:

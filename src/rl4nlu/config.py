@@ -32,14 +32,22 @@ def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
     values: dict[str, Any] = {}
     if rest and not rest[0].startswith("-"):
         values = read_yaml(Path(rest.pop(0)))
-    preset = _flag(rest, "preset") or values.get("preset", "default")
+    base = validate(kind, with_preset(kind, values, _flag(rest, "preset")))
+    return _flags_over(kind, base, rest, prog, description)
+
+
+def with_preset(kind: type[Frozen], values: dict[str, Any], preset: str | None = None) -> dict[str, Any]:
+    """Values over those of a preset: the one given, else the one that the values name.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    preset = preset or values.get("preset", "default")
     presets = {"default": {}, **PRESETS.get(kind, {})}
     if preset not in presets:
-        raise UserError(
-            f"preset: no such preset {preset!r}{did_you_mean(str(preset), presets)}; choose {' or '.join(presets)}"
-        )
-    base = validate(kind, _merge(presets[preset], values))
-    return _flags_over(kind, base, rest, prog, description)
+        near = did_you_mean(str(preset), presets)
+        raise UserError(f"preset: no such preset {preset!r}{near}; choose {' or '.join(presets)}")
+    return _merge(presets[preset], values)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

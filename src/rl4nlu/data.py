@@ -150,7 +150,10 @@ def table_rows(task: Task, table: Table, split: str, data: str | Path | None) ->
     part = split if both else "all"
     if table.hub is not None:
         return hub_table(task, *table.hub, name), part
-    return read_rows((Path(data) if data is not None else table.folder) / name, quoted=True), part
+    path = (Path(data) if data is not None else table.folder) / name
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the task's file names it at {source}:")
+    return read_rows(path, quoted=True), part
 
 
 def _paths(task: Task, files: Files, split: str, data: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from .errors import UserError
-from .settings import PRESETS, Frozen
+from .settings import PRESETS, RUNS, Frozen
 
 TASK = """\
 # A task of your own. See whether it is right:  rl4nlu check {path}
@@ -47,7 +47,7 @@ metrics: [accuracy, macro_f1]
 """
 
 
-def write_new(kind: str, path: Path, settings: dict[str, type[Frozen]]) -> None:
+def write_new(kind: str, path: Path) -> None:
     """Write a file of a kind: task, or a command with settings.
 
     Raises:
@@ -57,7 +57,7 @@ def write_new(kind: str, path: Path, settings: dict[str, type[Frozen]]) -> None:
         raise UserError(f"{path}: name it with .yaml at the end, so that it is known for what it is")
     if path.exists():
         raise UserError(f"{path} is there already: name another file, or remove this one first")
-    text = TASK.format(path=path) if kind == "task" else settings_file(kind, path, settings[kind])
+    text = TASK.format(path=path) if kind == "task" else settings_file(kind, path, RUNS[kind])
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as wrong:

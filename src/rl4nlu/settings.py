@@ -281,3 +281,11 @@ PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
 }
 """Preset -> settings that differ from the defaults (arXiv 2410.11020 and its released code; for BERT, Devlin et al.
 2019, arXiv 1810.04805, appendix A.3)."""
+
+RUNS: dict[str, type[Settings]] = {
+    "evaluate": EvaluateSettings,
+    "sft": SftSettings,
+    "ppo": PpoSettings,
+    "classify": ClassifySettings,
+}
+"""Commands that make a run, and take a settings file."""
