@@ -33,8 +33,8 @@ def load(
     Args:
         task: the task.
         split: train, dev or test.
-        data: folder that holds `glue/` and `superglue/` in the official layout, or the files of a task of one's own;
-            None: the hub (or the bundle, or the folder of the task's file).
+        data: folder that holds `glue/` and `superglue/` in the official layout; None: the hub (or the bundle). The
+            files of a task of one's own are looked for here first, then beside the task's file.
         limit: at most this many examples.
         max_bad_rows: skip, and list, at most so many rows that are not what the task declares.
 
@@ -150,7 +150,9 @@ def table_rows(task: Task, table: Table, split: str, data: str | Path | None) ->
     part = split if both else "all"
     if table.hub is not None:
         return hub_table(task, *table.hub, name), part
-    path = (Path(data) if data is not None else table.folder) / name
+    # --data is where the benchmarks' files are too, so that it need not be where these are
+    moved = Path(data) / name if data is not None else None
+    path = moved if moved is not None and moved.is_file() else table.folder / name
     if not path.is_file():
         raise UserError(f"{path}: no such file; the task's file names it at {source}:")
     return read_rows(path, quoted=True), part

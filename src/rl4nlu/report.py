@@ -215,11 +215,16 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
     metric = {result["task"]: main_metric(result) for result in results if result["metrics"]}
     for task, row in cells.items():
         texts = {h: f"[bold]{escape(row[h].text)}[/]" if row[h].best else escape(row[h].text) for h in row}
-        n = str(next(iter(row.values())).n)
-        table.add_row(task, metric[task], n, *[texts.get(h, "") for h in columns])
+        table.add_row(task, metric[task], rows_text(row), *[texts.get(h, "") for h in columns])
     for name, values in averages(results).items():
         table.add_row(name, "", "", *[escape(values.get(h, "")) for h in columns])
     return table
+
+
+def rows_text(row: dict[str, Cell]) -> str:
+    """The number of rows behind a task's scores: one, unless some runs saw fewer."""
+    counts = sorted({cell.n for cell in row.values()})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 
 
 def difference_table(found: Sequence[Difference]) -> Table:
@@ -282,6 +287,7 @@ def write_page(runs: Sequence[RunView], out: Path, found: Sequence[Difference]) 
         averages=averages(results),
         differences=found,
         p_text=p_text,
+        rows_text=rows_text,
         metric={result["task"]: main_metric(result) for result in results},
         results=sorted(results, key=lambda result: (list(table).index(result["task"]), columns.index(column(result)))),
         runs=runs,

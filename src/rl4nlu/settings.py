@@ -227,7 +227,7 @@ class SubmitSettings(Frozen):
 
 class CheckSettings(Frozen):
     data: Path | None = None
-    """Folder of the task's files (default: the task file's own)."""
+    """Folder in the official layout; files of your own are looked for here first, then beside the task file."""
     max_bad_rows: int = Field(0, ge=0)
     """Skip at most N rows that cannot be read, and list them."""
 

@@ -1,0 +1,134 @@
+"""Tables: which results share a cell, several seeds, averages, and which differences are called real."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from rl4nlu.report import averages, collect, differences, grid, heads, print_differences, print_table, write_page
+from rl4nlu.tasks import find
+
+
+def result(task="glue/rte", method="sft", value=0.7, seed=0, **more) -> dict:
+    entry = {"task": task, "method": method, "model": "mini", "shots": 0, "decode": "score", "seed": seed, "n": 100}
+    scores = {"metrics": {"accuracy": value}, "stderr": {"accuracy": 0.03}, "unparsable": 0, "split": "dev"}
+    return {**entry, **scores, "cut_rows": 0, "seconds": 1.0, **more}
+
+
+def test_columns_tell_methods_apart():
+    rows = [
+        result(method="zero-shot"),
+        result(method="few-shot", shots=5, calibrate="batch"),
+        result(method="zero-shot", decode="sample", unparsable_as="random", template="verdict"),
+        result(method="classify", model="google-bert/bert-base-uncased"),
+        result(method="sft", trained_on=["glue/rte", "glue/mrpc"]),
+    ]
+    assert heads(rows) == [
+        "zero-shot",
+        "few-shot (5 shots, batch calibration)",
+        "zero-shot (verdict, sample, unparsable random)",
+        "classify (bert-base-uncased)",
+        "sft (multi-task)",
+    ]
+    assert heads([result(), result(model="/models/llama")]) == ["sft (mini)", "sft (llama)"]
+
+
+def test_seeds_give_a_mean_and_students_interval():
+    values = [0.70, 0.74, 0.69]
+    _, table = grid([result(value=value, seed=seed) for seed, value in enumerate(values)])
+    cell = table["glue/rte"]["sft"]
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert cell.text == f"71.0 [{100 * low:.1f}, {100 * high:.1f}] (3 seeds)"
+    assert grid([result()])[1]["glue/rte"]["sft"].text == "70.0 ± 3.0"
+
+
+def test_the_same_state_measured_twice_is_no_second_seed():
+    same = [result(run="a"), result(run="b")]
+    assert grid(same)[1]["glue/rte"]["sft"].text == "70.0 ± 3.0"
+    other = [result(run="a"), result(run="b", value=0.8)]  # one seed, two scores: two different runs
+    assert heads(other) == ["sft (a)", "sft (b)"]
+    assert heads([result(run="a", shots=2), result(run="b", value=0.8, shots=2)]) == [
+        "sft (2 shots, a)",
+        "sft (2 shots, b)",
+    ]
+
+
+def test_averages_need_every_task():
+    names = ("boolq", "copa", "rte", "wic", "wsc")
+    rows = [result(f"superglue/{name}", value=0.8) for name in names]
+    assert averages(rows) == {"average": {"sft": "80.0"}}
+    pairs = {"cb": ("accuracy", "macro_f1"), "multirc": ("f1a", "exact_match"), "record": ("record_f1", "record_em")}
+    for name, metrics in pairs.items():
+        rows.append(
+            result(
+                f"superglue/{name}",
+                metrics=dict(zip(metrics, (0.6, 0.4), strict=True)),
+                stderr=dict.fromkeys(metrics, 0.03),
+            )
+        )
+    found = averages(rows)
+    # five at 80 and three at the mean of 60 and 40; eight independent errors of 3
+    assert found["SuperGLUE"] == {"sft": f"{(5 * 80 + 3 * 50) / 8:.1f} ± {3 / 8**0.5:.1f}"}
+    assert "GLUE" not in found
+
+
+def make_run(folder: Path, name: str, method: str, said: list[str], golds: list[str], seed: int = 0) -> Path:
+    folder.mkdir()
+    right = [s == g for s, g in zip(said, golds, strict=True)]
+    entry = result(name, method, sum(right) / len(right), seed, n=len(golds))
+    (folder / "results.json").write_text(json.dumps({"schema": 1, "results": [entry]}))
+    rows = [
+        {"task": name, "id": str(i), "gold": g, "prediction": s, "scores": None, "text": None}
+        for i, (s, g) in enumerate(zip(said, golds, strict=True))
+    ]
+    (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """RTE, 200 rows: sft has 60 more right than zero-shot, ppo 2 more than sft."""
+    labels = find("glue/rte").labels
+    golds = [labels[i % 2] for i in range(200)]
+    wrong = [labels[1 - i % 2] for i in range(200)]
+    return collect(
+        [
+            make_run(tmp_path / name, "glue/rte", name, golds[:right] + wrong[right:], golds)
+            for name, right in (("zero-shot", 100), ("sft", 160), ("ppo", 162))
+        ]
+    )
+
+
+def test_differences_from_predictions(runs):
+    found = {(one.a, one.b): one for one in differences(runs)}
+    assert set(found) == {("sft", "zero-shot"), ("ppo", "zero-shot"), ("ppo", "sft")}
+    assert found["ppo", "sft"].delta == pytest.approx(0.01)
+    assert found["ppo", "sft"].p == pytest.approx(0.5)  # two rows, both ways equally likely
+    assert not found["ppo", "sft"].real
+    assert found["sft", "zero-shot"].real
+    assert found["sft", "zero-shot"].p == pytest.approx(2 * 2 * 0.5**60)  # Holm: the second smallest of three
+
+
+def test_page_and_terminal_say_which_are_real(runs, tmp_path, capsys):
+    found = differences(runs)
+    write_page(runs, tmp_path / "page.html", found)
+    page = (tmp_path / "page.html").read_text()
+    section = page.split("Which differences are real")[1].split("</table>")[0]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in section.split("<tr>")[2:]]
+    assert [row[-1] == "real" for row in rows] == [False, True, True]
+    assert "<script" not in page
+    print_table([result for run in runs for result in run.results])
+    print_differences(found)
+    out = capsys.readouterr().out
+    assert "may be chance" in out
+    assert "+30.0" in out
+
+
+def test_methods_on_other_rows_are_not_compared(runs, tmp_path):
+    golds = [find("glue/rte").labels[0]] * 50
+    few = collect([make_run(tmp_path / "few", "glue/rte", "few-shot", golds, golds)])
+    assert all("few-shot" not in (one.a, one.b) for one in differences([*runs, *few]))
