@@ -63,13 +63,8 @@ def test_averages_need_every_task():
     assert averages(rows) == {"average": {"sft": "80.0"}}
     pairs = {"cb": ("accuracy", "macro_f1"), "multirc": ("f1a", "exact_match"), "record": ("record_f1", "record_em")}
     for name, metrics in pairs.items():
-        rows.append(
-            result(
-                f"superglue/{name}",
-                metrics=dict(zip(metrics, (0.6, 0.4), strict=True)),
-                stderr=dict.fromkeys(metrics, 0.03),
-            )
-        )
+        values, errors = dict(zip(metrics, (0.6, 0.4), strict=True)), dict.fromkeys(metrics, 0.03)
+        rows.append(result(f"superglue/{name}", metrics=values, stderr=errors))
     found = averages(rows)
     # five at 80 and three at the mean of 60 and 40; eight independent errors of 3
     assert found["SuperGLUE"] == {"sft": f"{(5 * 80 + 3 * 50) / 8:.1f} ± {3 / 8**0.5:.1f}"}
