@@ -319,9 +319,11 @@ def test_a_run_that_diverges_stops_with_a_line(world, capsys, monkeypatch):
 def test_the_demo_in_short(world, capsys, monkeypatch):
     """All of its stations, with hardly any steps; `make demo` is the real one."""
     from rl4nlu import demo
+    from rl4nlu.models import encoder_at_hand
 
     monkeypatch.setattr(demo, "SFT_STEPS", 1)
     monkeypatch.setattr(demo, "PPO_STEPS", 1)
+    monkeypatch.setattr(demo, "HEAD_STEPS", 1)
     assert main(["demo", "--out", "d"]) == 0
     out = capsys.readouterr().out
     for head in ("zero-shot", "few-shot", "sft", "ppo", "average", "report.html"):
@@ -329,4 +331,4 @@ def test_the_demo_in_short(world, capsys, monkeypatch):
     assert Path("d/report.html").stat().st_size > 50_000
     results = [json.loads(path.read_text())["results"] for path in sorted(Path("d").glob("*/results.json"))]
     found = {(result["task"], result["method"]) for group in results for result in group}
-    assert len(found) == 4 * 4
+    assert len(found) == 4 * (5 if encoder_at_hand() else 4)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from rl4nlu.report import averages, collect, differences, grid, heads, print_differences, print_table, write_page
+from rl4nlu.report import collect, differences, write_page
+from rl4nlu.tables import averages, grid, heads, print_differences, print_table
 from rl4nlu.tasks import find
 
 

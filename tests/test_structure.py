@@ -42,6 +42,7 @@ FLOW = [
     "classify",
     "predict",
     "submit",
+    "tables",
     "report",
     "new",
     "check",

@@ -174,7 +174,8 @@ def report(args: Args) -> None:
     settings = _settings(ReportSettings, rest, "report")
     if not folders:
         raise UserError("report needs at least one run folder: rl4nlu report RUN... --out report.html")
-    from .report import collect, differences, print_differences, print_table, write_page
+    from .report import collect, differences, write_page
+    from .tables import print_differences, print_table
 
     runs = collect(folders)
     found = differences(runs)
@@ -326,7 +327,7 @@ def _example(command: str) -> str:
 
 def _finish(path: Path, results: list[dict[str, Any]], next_command: str) -> None:
     """The last lines of every command: the scores, where everything is, what to try next."""
-    from .report import print_table
+    from .tables import print_table
 
     print_table(results)
     print(f"results and predictions are in {path}")

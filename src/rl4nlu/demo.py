@@ -9,10 +9,11 @@ from .config import validate
 from .evaluate import evaluate
 from .models import MINI, MINILM, encoder_at_hand
 from .ppo import ppo
-from .report import collect, differences, print_table, write_page
+from .report import collect, differences, write_page
 from .run import claim
 from .settings import ClassifySettings, DemoSettings, EvaluateSettings, PpoSettings, SftSettings
 from .sft import sft
+from .tables import print_table
 from .tasks import find_all
 
 SFT_STEPS, PPO_STEPS, HEAD_STEPS, SHOTS = 25, 25, 50, 4

@@ -1,30 +1,26 @@
-"""Runs side by side: a table in the terminal, and one HTML page without network, scripts or external assets."""
+"""Runs side by side: their paired tests, and one HTML page without network, scripts or external assets."""
 
 from __future__ import annotations
 
 import io
 import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from .compare import AVERAGES, Difference, average, compare, holm, interval
+from .compare import Difference, compare, holm
 from .errors import UserError
 from .metrics import Outcome
 from .run import read_results
+from .tables import averages, column, grid, heads, main_metric, p_text, rows_text
 from .tasks import TASKS, Example, Task
 from .tasks.own import read_task
 
-METHODS = ("zero-shot", "few-shot", "sft", "ppo", "classify")
 CURVES = ("loss", "reward", "accuracy", "kl", "entropy", "unparsable", "clipfrac")
 EXAMPLES = 20
 
@@ -41,25 +37,6 @@ class RunView:
     settings: str
     tasks: dict[str, Task]
     """The tasks of its results by name, the user's own among them."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method's score on one task: the task's first metric, over the seeds that were run."""
-
-    value: float
-    error: float
-    """Standard error over rows; over seeds half of the 95 % confidence interval, where there are several."""
-    n: int
-    seeds: int
-    best: bool = False
-
-    @property
-    def text(self) -> str:
-        if self.seeds > 1:
-            low, high = 100 * (self.value - self.error), 100 * (self.value + self.error)
-            return f"{100 * self.value:.1f} [{low:.1f}, {high:.1f}] ({self.seeds} seeds)"
-        return f"{100 * self.value:.1f} ± {100 * self.error:.1f}"
 
 
 def collect(paths: Sequence[Path]) -> list[RunView]:
@@ -88,89 +65,6 @@ def _view(folder: Path) -> RunView:
         _text(folder / "config.yaml"),
         {result["task"]: known[result["task"]] for result in results if result["task"] in known},
     )
-
-
-def column(result: dict[str, Any], with_model: bool = False) -> str:
-    """The method as a column's head: with its model, shots, template and decoding where they are not the usual ones."""
-    extras = [Path(result["model"]).name] if with_model or result["method"] == "classify" else []
-    extras += [f"{result['shots']} shots"] if result["shots"] else []
-    extras += [result["template"]] if result.get("template", "plain") != "plain" else []
-    extras += [result["decode"]] if result["decode"] != "score" else []
-    extras += [f"{result['calibrate']} calibration"] if "calibrate" in result else []
-    extras += [f"unparsable {result['unparsable_as']}"] if "unparsable_as" in result else []
-    extras += ["multi-task"] if "trained_on" in result else []
-    return result["method"] + (f" ({', '.join(extras)})" if extras else "")
-
-
-def heads(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The column of each result: its method; the model stands there where several were prompted or trained, the run
-    where two of one seed differ, for they are no seeds of one method."""
-    several = len({result["model"] for result in results if result["method"] != "classify"}) > 1
-    plain = [column(result, several) for result in results]
-    scores: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-    for result, head in zip(results, plain, strict=True):
-        scores[head, result["task"], result["seed"]].add(json.dumps(result["metrics"]))
-    unclear = {head for (head, _, _), found in scores.items() if len(found) > 1}
-    return [
-        f"{head.removesuffix(')')}{', ' if head.endswith(')') else ' ('}{result['run']})"
-        if head in unclear and "run" in result
-        else head
-        for result, head in zip(results, plain, strict=True)
-    ]
-
-
-def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[str, Cell]]]:
-    """Columns, and task -> column -> cell; the best cell of a row is marked."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for result, head in zip(results, heads(results), strict=True):
-        if result["metrics"] and result["seed"] not in [other["seed"] for other in found[result["task"]][head]]:
-            found[result["task"]][head].append(result)
-    order = {method: i for i, method in enumerate(METHODS)}
-    known = dict.fromkeys(head for row in found.values() for head in row)
-    columns = sorted(known, key=lambda head: (order.get(head.split(" ")[0], len(METHODS)), head))
-    table: dict[str, dict[str, Cell]] = {}
-    for task in sorted(found, key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS)):
-        cells = {head: _cell(group) for head, group in found[task].items()}
-        top = max(cell.value for cell in cells.values())
-        table[task] = {head: replace(cell, best=cell.value == top) for head, cell in cells.items()}
-    return columns, table
-
-
-def _cell(results: list[dict[str, Any]], name: str | None = None) -> Cell:
-    name = name or main_metric(results[0])
-    values = [result["metrics"][name] for result in results]
-    if len(values) == 1:
-        return Cell(values[0], results[0]["stderr"][name], results[0]["n"], 1)
-    mean, _, high = interval(values)
-    return Cell(mean, high - mean, results[0]["n"], len(values))
-
-
-def main_metric(result: dict[str, Any]) -> str:
-    """The metric that stands for a task in a table: the first that it declares."""
-    return next(iter(result["metrics"]))
-
-
-def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Name of an average -> column -> its text, of the columns that have all it needs."""
-    columns, table = grid(results)
-    found: dict[str, dict[str, str]] = {}
-    if len(table) > 1:
-        full = [head for head in columns if all(head in row for row in table.values())]
-        found["average"] = {h: f"{100 * statistics.mean(row[h].value for row in table.values()):.1f}" for h in full}
-    scores: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for result, head in zip(results, heads(results), strict=True):
-        for metric in result["metrics"]:
-            group = scores[head][result["task"], metric]
-            if result["seed"] not in [other["seed"] for other in group]:
-                group.append(result)
-    for name in AVERAGES:
-        for head, groups in scores.items():
-            cells = {key: _cell(group, key[1]) for key, group in groups.items()}
-            mean = average(name, {key: (cell.value, cell.error) for key, cell in cells.items()})
-            if mean is not None:
-                seeds = min(cell.seeds for cell in cells.values())
-                found.setdefault(name, {})[head] = Cell(*mean, 0, seeds).text
-    return found
 
 
 def differences(runs: Sequence[RunView]) -> list[Difference]:
@@ -202,67 +96,6 @@ def _outcomes(task: Task, predictions: Sequence[dict[str, Any]]) -> list[Outcome
             confidence = row["scores"][task.labels[-1]] if row.get("scores") and not task.numeric else None
             found.append(Outcome(example, row["prediction"], confidence))
     return found
-
-
-def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
-    """Tasks x methods in percent, with standard errors; the best of a row is bold."""
-    columns, cells = grid(results)
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    for head in ("task", "metric", "n"):
-        table.add_column(head, no_wrap=True, overflow="fold")
-    for head in columns:
-        table.add_column(head.replace(" (", "\n("), justify="right", no_wrap=True, overflow="fold")
-    metric = {result["task"]: main_metric(result) for result in results if result["metrics"]}
-    for task, row in cells.items():
-        texts = {h: f"[bold]{escape(row[h].text)}[/]" if row[h].best else escape(row[h].text) for h in row}
-        table.add_row(task, metric[task], rows_text(row), *[texts.get(h, "") for h in columns])
-    for name, values in averages(results).items():
-        table.add_row(name, "", "", *[escape(values.get(h, "")) for h in columns])
-    return table
-
-
-def rows_text(row: dict[str, Cell]) -> str:
-    """The number of rows behind a task's scores: one, unless some runs saw fewer."""
-    counts = sorted({cell.n for cell in row.values()})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-
-
-def difference_table(found: Sequence[Difference]) -> Table:
-    """Every pair of methods: by how much they differ, and whether that is real."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    for head in ("task", "method", "against"):
-        table.add_column(head, no_wrap=True, overflow="fold")
-    for head in ("difference", "95 % interval", "p", ""):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in found:
-        span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
-        verdict = "[bold]real[/]" if one.real else "may be chance"
-        table.add_row(one.task, one.a, one.b, f"{100 * one.delta:+.1f}", span, p_text(one.p), verdict)
-    return table
-
-
-def p_text(p: float) -> str:
-    """A p-value with two digits that say something."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def print_table(results: Sequence[dict[str, Any]]) -> None:
-    """Print the table; nothing is cut off where the output goes to a file."""
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(terminal_table(results))
-    for meaning in ("wrong", "random"):
-        counted = [result for result in results if result.get("unparsable_as", "wrong") == meaning]
-        if unparsable := sum(result["unparsable"] for result in counted):
-            means = "count as wrong" if meaning == "wrong" else "got a random label"
-            console.print(f"{unparsable} answers could not be parsed and {means}")
-
-
-def print_differences(found: Sequence[Difference]) -> None:
-    """Print which differences between methods are real."""
-    if found:
-        console = Console() if sys.stdout.isatty() else Console(width=160)
-        console.print("\nPaired tests on the same rows, p adjusted for all of them together (Holm):")
-        console.print(difference_table(found))
 
 
 def write_page(runs: Sequence[RunView], out: Path, found: Sequence[Difference]) -> None:
