@@ -174,6 +174,39 @@ def test_a_run_is_saved_whole_and_comes_back(tiny_bert, tmp_path, tune):
         assert list(prediction.scores.values()) == pytest.approx(logits.log_softmax(0).tolist(), abs=1e-4)
 
 
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+KINDS = {
+    "roberta": {**SMALL, "max_position_embeddings": 34, "pad_token_id": 1},  # counts from 2: room for 32
+    "deberta-v2": {**SMALL, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_position_embeddings": 32},
+    "modernbert": {**SMALL, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 32},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 32},
+    "qwen2": {**SMALL, "num_key_value_heads": 2, "max_position_embeddings": 32},
+}
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_trains_and_comes_back(tiny_bert, tmp_path, kind, tune):
+    """Heads differ: some have layers of their own in front of the last one, which must be saved with an adapter."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=len(tokenizer), **KINDS[kind])
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / kind)
+    tokenizer.save_pretrained(tmp_path / kind)
+    values = {"task": "mini/entailment", "tune": tune, "limit": 30, "max_steps": 2, "batch_size": 8, "eval_limit": 20}
+    run, (first,) = classify.classify(settings(tmp_path / kind, **values, out=tmp_path / "run"))
+    again, _ = classify.evaluate(EvaluateSettings(adapter=run.path, limit=20, out=tmp_path / "again"))
+    assert first["tune"] == tune
+    assert first["cut_rows"] > 0, "the context of 32 tokens is respected"
+    before, after = (
+        [json.loads(line)["scores"] for line in (one.path / "predictions.jsonl").read_text().splitlines()]
+        for one in (run, again)
+    )
+    assert [list(row.values()) for row in after] == [pytest.approx(list(row.values()), abs=1e-5) for row in before]
+
+
 def test_the_same_run_twice_is_the_same_to_the_bit(tmp_path):
     common = {"task": "mini/question", "max_steps": 3, "batch_size": 8, "eval_limit": 8}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

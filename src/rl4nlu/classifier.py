@@ -20,7 +20,7 @@ from .ask import Advance, Prediction
 from .config import validate
 from .errors import UserError
 from .evaluate import own_task
-from .models import DTYPES, adapter_folder, cannot_load, device_of, lora_config, quiet_peft, source_of
+from .models import DTYPES, adapter_folder, cannot_load, context_of, device_of, lora_config, quiet_peft, source_of
 from .run import read_config
 from .seeding import derive
 from .settings import ClassifySettings
@@ -85,7 +85,9 @@ def ask(classifier: Classifier, rows: Sequence[Example], advance: Advance = lamb
         for at in range(0, len(order), EVAL_ROWS):
             some = order[at : at + EVAL_ROWS]
             batch = classifier.tokenizer.pad([inputs[i] for i in some], return_tensors="pt").to(classifier.model.device)
-            found = classifier.model(**batch).logits.float().tolist()
+            kind = classifier.model.device.type  # on a GPU as in training
+            with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+                found = classifier.model(**batch).logits.float().tolist()
             logits.update(zip(some, found, strict=True))
         for i, row in enumerate(part):
             yield _prediction(classifier.task, row, [logits[i * per_row + k] for k in range(per_row)])
@@ -113,22 +115,28 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
     place = device_of(settings.device)
     decoder = is_decoder(name)
     lora = settings.tune == "lora" or (settings.tune == "auto" and decoder)
-    half = lora and place.type == "cuda"  # all weights are trained in float32, with autocast on a GPU
-    dtype = DTYPES[settings.dtype] if settings.dtype != "auto" else (torch.bfloat16 if half else torch.float32)
     torch.manual_seed(derive(settings.seed, "head"))
-    classifier = _load(name, source_of(name), task, decoder, settings.max_length, dtype)
+    dtype = _dtype(settings.dtype, lora, place)
+    classifier, fresh = _load(name, source_of(name), task, decoder, settings.max_length, dtype)
     model = classifier.model
     if lora:
         try:
             with quiet_peft():
-                model = get_peft_model(model, lora_config(settings.lora, "SEQ_CLS"))
+                model = get_peft_model(model, lora_config(settings.lora, "SEQ_CLS", fresh))
         except ValueError as wrong:
             first = str(wrong).splitlines()[0]
             raise UserError(f"lora.target {settings.lora.target!r} does not fit {name}: {first}") from None
     return replace(classifier, model=model.to(place)), lora
 
 
-def restore(run: Path, task: Task, device: str) -> Classifier:
+def _dtype(name: str, lora: bool, place: torch.device) -> torch.dtype:
+    """All weights are trained in float32 (with autocast on a GPU); under LoRA the base may be shorter."""
+    if name != "auto":
+        return DTYPES[name]
+    return torch.bfloat16 if lora and place.type == "cuda" else torch.float32
+
+
+def restore(run: Path, task: Task, device: str, dtype: str = "auto") -> Classifier:
     """The classifier that a run has trained.
 
     Raises:
@@ -140,12 +148,14 @@ def restore(run: Path, task: Task, device: str) -> Classifier:
         raise UserError(f"{run} was trained to tell the labels of {taught.name}, and {task.name} has others")
     name, full = trained.model or "", run / "model"
     source = str(full) if full.is_dir() else source_of(name)
-    classifier = _load(name, source, task, is_decoder(name), trained.max_length, torch.float32)
+    place = device_of(device)
+    precision = _dtype(dtype, not full.is_dir(), place)
+    classifier, _ = _load(name, source, task, is_decoder(name), trained.max_length, precision)
     model = classifier.model
     if not full.is_dir():
         with quiet_peft():
             model = PeftModel.from_pretrained(model, adapter_folder(run))
-    return replace(classifier, model=model.to(device_of(device)))
+    return replace(classifier, model=model.to(place))
 
 
 def trained_settings(run: Path) -> ClassifySettings:
@@ -153,14 +163,18 @@ def trained_settings(run: Path) -> ClassifySettings:
     return validate(ClassifySettings, read_config(run))
 
 
-def _load(name: str, source: str, task: Task, decoder: bool, max_length: int | None, dtype: torch.dtype) -> Classifier:
+def _load(
+    name: str, source: str, task: Task, decoder: bool, max_length: int | None, dtype: torch.dtype
+) -> tuple[Classifier, list[str]]:
+    """The classifier, and the names of its modules that have no trained weights yet."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     labels = ("wrong", "right") if task.candidates else ("score",) if task.numeric else task.labels
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
             source,
+            output_loading_info=True,
             dtype=dtype,
             use_safetensors=True,
             num_labels=len(labels),
@@ -173,10 +187,19 @@ def _load(name: str, source: str, task: Task, decoder: bool, max_length: int | N
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    model.config.pad_token_id = tokenizer.pad_token_id  # where a decoder's head finds the last token
-    context = getattr(model.config, "max_position_embeddings", 512)
+    if decoder:
+        model.config.pad_token_id = tokenizer.pad_token_id  # its head looks for the last token that is none
+    context = context_of(model.config, 512) - _first_position(model)
     longest = min(max_length or context, context, tokenizer.model_max_length)
-    return Classifier(name, model, tokenizer, task, decoder, int(longest))
+    fresh = sorted({key.rpartition(".")[0] for key in loaded["missing_keys"]})
+    return Classifier(name, model, tokenizer, task, decoder, int(longest)), fresh
+
+
+def _first_position(model: Any) -> int:
+    """Where RoBERTa and its kin begin to count: behind the padding's number."""
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+    padding = [getattr(table, "padding_idx", None) for table in tables]
+    return next((index + 1 for index in padding if index is not None), 0)
 
 
 def is_decoder(name: str) -> bool:

@@ -68,7 +68,7 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     )
     tasks = present(find_all(chosen), settings.data, lambda task: [settings.split or task.eval_split])
     loaded = [load_rows(task, settings.split or task.eval_split, settings, settings.limit) for task in tasks]
-    classifiers = [restore(source, task, settings.device) for task in tasks]
+    classifiers = [restore(source, task, settings.device, settings.dtype) for task in tasks]
     run, results = Run.create("evaluate", settings), []
     for classifier, rows in zip(classifiers, loaded, strict=True):
         split = settings.split or classifier.task.eval_split

@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -49,9 +49,7 @@ class Policy:
     @property
     def context_length(self) -> int:
         """Tokens that the model can read."""
-        config = self.model.config
-        names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-        return next((int(n) for name in names if (n := getattr(config, name, None))), 2048)
+        return context_of(self.model.config)
 
     @property
     def pad(self) -> int:
@@ -103,6 +101,12 @@ class Policy:
             self.value_head.load_state_dict(load_file(path, device=str(self.device)), strict=True)
             return True
         return False
+
+
+def context_of(config: Any, unknown: int = 2048) -> int:
+    """Tokens that a model of this configuration can read; `unknown` where it does not say."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((int(n) for name in names if (n := getattr(config, name, None)) and n > 0), unknown)
 
 
 def load_policy(
@@ -171,14 +175,21 @@ def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Pa
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft asks transformers for an attribute under its old name: no news to the user."""
+    """peft asks transformers for an attribute under its old name, and mends a setting for GPT-2: no news to the user."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield
 
 
-def lora_config(lora: LoraSettings, kind: str = "CAUSAL_LM") -> LoraConfig:
-    """peft's settings; `bias` stays "none", so that switching the adapter off gives the base model."""
+def lora_config(lora: LoraSettings, kind: str = "CAUSAL_LM", fresh: Sequence[str] = ()) -> LoraConfig:
+    """peft's settings; `bias` stays "none", so that switching the adapter off gives the base model.
+
+    Args:
+        lora: rank, scale, targets.
+        kind: peft's name of the task.
+        fresh: modules without trained weights: they are trained whole, and saved with the adapter.
+    """
     target: str | list[str] = (
         lora.target if lora.target == "all-linear" else [t.strip() for t in lora.target.split(",")]
     )
@@ -190,6 +201,9 @@ def lora_config(lora: LoraSettings, kind: str = "CAUSAL_LM") -> LoraConfig:
         target_modules=target,
         bias="none",
         task_type=kind,
+        # of heads by their usual names peft takes care itself
+        modules_to_save=[name for name in fresh if not {"classifier", "score"} & set(name.split("."))] or None,
+        exclude_modules=list(fresh) or None,
     )
 
 

@@ -70,7 +70,11 @@ def _by_classifier(run: Path, settings: PredictSettings) -> tuple[Task, Answers]
     if settings.decode != "score":
         raise UserError(f"--decode {settings.decode}: {run} is a classifier, which generates no text")
     task = _only(run, settings.task or own_task(run, trained_settings(run).task))
-    return task, lambda rows, advance: ask_classifier(restore(run, task, settings.device), rows, advance)
+
+    def answers(rows: Sequence[Example], advance: Advance) -> Iterator[Prediction]:
+        return ask_classifier(restore(run, task, settings.device, settings.dtype), rows, advance)
+
+    return task, answers
 
 
 def _only(run: Path, names: str) -> Task:
