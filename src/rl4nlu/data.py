@@ -106,7 +106,7 @@ def _examples(task: Task, split: str, where: str, row: Row | UserError, default_
             raise UserError(f"{where}: {odd[0]!r} is not text")
     if split != "test" and any(example.label is None for example in found):
         wanted = f"a number from {task.labels[0]} to {task.labels[-1]}" if task.numeric else ", ".join(task.labels)
-        raise UserError(f"{where}: no label, and every {split} row needs one ({wanted})")
+        raise UserError(f"{where}: no label, and every row to train or to evaluate on needs one ({wanted})")
     return found
 
 

@@ -175,7 +175,7 @@ def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Pa
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft asks transformers for an attribute under its old name, and mends a setting for GPT-2: no news to the user."""
+    """peft asks transformers for an attribute under its old name, and mends a setting for GPT-2: neither is news."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)

@@ -159,7 +159,7 @@ def _value(node: Any, at: tuple[str, ...], line: dict[tuple[str, ...], int], pat
 
 def _line_of(line: Mapping[tuple[str, ...], int], loc: tuple[Any, ...]) -> int:
     """The line of a key, else of the nearest thing around it."""
-    names = tuple(str(part) for part in loc)
+    names = tuple(str(part) for part in loc if "[" not in str(part))
     while names and names not in line:
         names = names[:-1]
     return line.get(names, 1)

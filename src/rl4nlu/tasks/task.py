@@ -144,6 +144,8 @@ class Task:
         known = {label.casefold(): label for label in self.labels} | dict(self.aliases)
         if text.casefold() in known:
             return known[text.casefold()]
+        if self.table is not None and (same := [label for label in self.labels if _same_number(label, text)]):
+            return same[0]  # tables write a column of whole numbers as 1.0 where a cell is empty
         if hidden:
             return None
         mend = "" if self.table is None else "; mend the row, add the label to the task's file, or give --max-bad-rows"
@@ -193,6 +195,13 @@ class Task:
     def _words_longest_first(self) -> list[tuple[str, str]]:
         pairs = [(self.words[label].casefold(), label) for label in self.labels]
         return sorted(pairs, key=lambda pair: -len(pair[0]))
+
+
+def _same_number(a: str, b: str) -> bool:
+    try:
+        return float(a) == float(b)
+    except ValueError:
+        return False
 
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w]|\.\d)")

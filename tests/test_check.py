@@ -1,0 +1,84 @@
+"""check and new: what they say and write."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rl4nlu import config
+from rl4nlu.check import check
+from rl4nlu.errors import UserError
+from rl4nlu.new import write_new
+from rl4nlu.settings import RUNS
+from rl4nlu.tasks.own import read_task
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_a_new_settings_file_is_the_defaults(tmp_path, command):
+    path = tmp_path / "run.yaml"
+    write_new(command, path)
+    found = config.parse(RUNS[command], [str(path)], "rl4nlu", "")
+    assert found == RUNS[command](task="glue/rte", model="mini")
+    # and with the # of every entry taken away it is still the same
+    entries = re.sub(r"^# ( *[a-z_]+:)", r"\1", path.read_text(), flags=re.M)
+    path.write_text(entries)
+    assert config.parse(RUNS[command], [str(path)], "rl4nlu", "") == found
+
+
+def test_a_new_task_file_is_valid(tmp_path):
+    path = tmp_path / "my.yaml"
+    write_new("task", path)
+    task = read_task(path)
+    assert task.words == {"billing": "money", "delivery": "parcel"}
+    (tmp_path / "train.csv").write_text("text,label\n" + "pay me,billing\nno box,delivery\n" * 10)
+    assert check(path)[1].startswith("train: 18 rows")
+    with pytest.raises(UserError, match="is there already"):
+        write_new("task", path)
+
+
+def test_what_check_tells_of_a_task(tmp_path):
+    rows = "".join(f"text {i},{'' if i % 4 else 'x'},{'ab'[i % 2]}\n" for i in range(8))
+    (tmp_path / "train.csv").write_text("body,note,label\n" + rows)
+    (tmp_path / "dev.csv").write_text("body,note,label\ntext 0,x,a\nnew,y,b\n")
+    text = 'train: train.csv\ndev: dev.csv\ntemplate: "{body} {note}\\nKind?"\nlabels: [a, b, c]\n'
+    (tmp_path / "t.yaml").write_text(text)
+    assert check(tmp_path / "t.yaml") == [
+        f"{tmp_path / 't.yaml'}: own/t",
+        "train: 8 rows; a 4, b 4",
+        "note: note is empty in 6 train rows",
+        "dev: 2 rows; a 1, b 1",
+        "note: no training row has the label c, so it cannot be learnt",
+        "note: 1 dev rows stand in train too, so the score will be too good",
+        "the first row as the model sees it, with its answer:",
+        "  | text 0 x",
+        "  | Kind? a",
+    ]
+
+
+def test_a_word_that_cannot_be_read_back_is_told(tmp_path):
+    (tmp_path / "train.csv").write_text("body,label\n" + "x,a\ny,b\n" * 5)
+    (tmp_path / "t.yaml").write_text("train: train.csv\ntemplate: '{body}'\nlabels: {a: '</verdict>', b: good}\n")
+    with pytest.raises(UserError, match="its own answer '</verdict>' cannot be read back"):
+        check(tmp_path / "t.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_complete_run_passes(path, real_data):
+    said = check(path, real_data)
+    assert said[0].endswith(path.read_text().split()[2])
+    assert any(line.strip().startswith("train: ") for line in said)
+
+
+def test_settings_that_are_wrong(tmp_path):
+    (tmp_path / "a.yaml").write_text("task: mini/question\nmodel: mini\nkl_coef: -1\n")
+    with pytest.raises(UserError, match="kl_coef: input should be greater than or equal to 0"):
+        check(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("task: mini/question\ntune: full\n")
+    assert check(tmp_path / "b.yaml")[0].endswith("settings of classify")
+    (tmp_path / "c.yaml").write_text("task: mini/question\nkl_cof: 1\n")
+    with pytest.raises(UserError, match="kl_cof: no such setting"):
+        check(tmp_path / "c.yaml")
