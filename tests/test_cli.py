@@ -199,6 +199,20 @@ def test_help_of_every_command(command, capsys):
     assert f"rl4nlu {command}" in capsys.readouterr().out
 
 
+def test_test_rows_lead_to_the_server(world, capsys):
+    """Rows without labels give answers, no scores; what comes next is the server's file, which wants all rows."""
+    rows = RTE_ROWS.replace("\tentailment", "").replace("\tnot_entailment", "")
+    Path("good/glue/RTE/test.tsv").write_text("index\tsentence1\tsentence2\n" + rows)
+    assert main(f"{RTE} --data good --split test --out t".split()) == 0
+    out = capsys.readouterr().out
+    assert "glue/rte: 2 answers; these rows have no gold labels" in out
+    assert "next: rl4nlu submit t --out glue.zip" in out
+    assert main(["submit", "t", "--out", "glue.zip"]) == 2
+    assert "RTE.tsv: 2 rows, and the test split has 3000" in capsys.readouterr().err
+    assert not Path("glue.zip").exists()
+    assert not list(Path().glob("*.part"))
+
+
 def test_help_and_tasks_come_without_torch(tmp_path):
     for args in (["--help"], ["tasks"], ["sft", "--help"]):
         code = f"import sys; from rl4nlu.cli import main\ntry: main({args!r})\nexcept SystemExit: pass\n"

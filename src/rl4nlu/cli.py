@@ -331,6 +331,9 @@ def _finish(path: Path, results: list[dict[str, Any]], next_command: str) -> Non
 
     print_table(results)
     print(f"results and predictions are in {path}")
+    suite = results[0]["task"].split("/")[0]
+    if suite in ("glue", "superglue") and not any(result["metrics"] for result in results):
+        next_command = f"rl4nlu submit {path} --out {suite}.zip"
     print(f"next: {next_command}")
 
 

@@ -168,7 +168,11 @@ def p_text(p: float) -> str:
 def print_table(results: Sequence[dict[str, Any]]) -> None:
     """Print the table; nothing is cut off where the output goes to a file."""
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(terminal_table(results))
+    if any(result["metrics"] for result in results):
+        console.print(terminal_table(results))
+    for result in results:
+        if not result["metrics"]:
+            console.print(f"{result['task']}: {result['n']} answers; these rows have no gold labels to judge them by")
     for meaning in ("wrong", "random"):
         counted = [result for result in results if result.get("unparsable_as", "wrong") == meaning]
         if unparsable := sum(result["unparsable"] for result in counted):
