@@ -7,22 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from rl4nlu import settings
 from rl4nlu.cli import COMMANDS
+from rl4nlu.settings import COMMANDS as SETTINGS
 from rl4nlu.tasks import TASKS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SETTINGS: dict[str, type[BaseModel]] = {
-    "evaluate": settings.EvaluateSettings,
-    "sft": settings.SftSettings,
-    "ppo": settings.PpoSettings,
-    "classify": settings.ClassifySettings,
-    "predict": settings.PredictSettings,
-    "submit": settings.SubmitSettings,
-    "check": settings.CheckSettings,
-    "report": settings.ReportSettings,
-    "demo": settings.DemoSettings,
-}
 MADE = "<!-- made by scripts/docs.py; `make fix` brings it up to date -->"
 
 

@@ -12,22 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from rl4nlu import config, settings
+from rl4nlu import config
 from rl4nlu.cli import COMMANDS, main
+from rl4nlu.settings import COMMANDS as SETTINGS
 from rl4nlu.tasks import find_all
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SETTINGS = {
-    "evaluate": settings.EvaluateSettings,
-    "sft": settings.SftSettings,
-    "ppo": settings.PpoSettings,
-    "classify": settings.ClassifySettings,
-    "predict": settings.PredictSettings,
-    "submit": settings.SubmitSettings,
-    "check": settings.CheckSettings,
-    "report": settings.ReportSettings,
-}
 LINES = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("rl4nlu ")]
 
 

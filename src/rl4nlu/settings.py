@@ -282,10 +282,17 @@ PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
 """Preset -> settings that differ from the defaults (arXiv 2410.11020 and its released code; for BERT, Devlin et al.
 2019, arXiv 1810.04805, appendix A.3)."""
 
-RUNS: dict[str, type[Settings]] = {
+COMMANDS: dict[str, type[Frozen]] = {
+    "demo": DemoSettings,
     "evaluate": EvaluateSettings,
     "sft": SftSettings,
     "ppo": PpoSettings,
     "classify": ClassifySettings,
+    "predict": PredictSettings,
+    "submit": SubmitSettings,
+    "report": ReportSettings,
+    "check": CheckSettings,
 }
+"""Commands that have settings."""
+RUNS: dict[str, type[Settings]] = {name: kind for name, kind in COMMANDS.items() if issubclass(kind, Settings)}
 """Commands that make a run, and take a settings file."""
