@@ -1,4 +1,5 @@
-"""Rewards and values -> advantages. Pure functions; B answers, A answer tokens; masks: True = counts."""
+"""Rewards and values -> advantages. Pure functions; B answers (or prompts), K answers a prompt, A answer tokens; masks:
+True = counts."""
 
 from __future__ import annotations
 
@@ -46,3 +47,36 @@ def whiten(x_BA: Tensor, mask_BA: Tensor) -> Tensor:
     centred_BA = torch.where(mask_BA, x_BA - mean, 0.0)
     std = (centred_BA.square().sum() / count).sqrt()
     return (centred_BA / std.clamp(min=1e-4)).to(dtype)
+
+
+def leave_one_out(score_BK: Tensor) -> Tensor:
+    """A_k = r_k - mean of the other answers' rewards to the same prompt (Kool et al. 2019; Ahmadian et al. 2024, arXiv
+    2402.14740, equation 7). (B, K); K >= 2."""
+    assert score_BK.dim() == 2
+    K = score_BK.shape[1]
+    assert K >= 2, "leave-one-out needs two answers a prompt"
+    exact_BK = score_BK.double()
+    return ((exact_BK - exact_BK.mean(1, keepdim=True)) * (K / (K - 1))).to(score_BK.dtype)
+
+
+def group_relative(score_BK: Tensor, scale: bool) -> Tensor:
+    """A_k = r_k - mean of the prompt's rewards, over their standard deviation if `scale` (Shao et al. 2024, arXiv
+    2402.03300, section 4.1.2); without, as Liu et al. 2025 (arXiv 2503.20783) correct it.
+
+    The population's standard deviation; a prompt whose answers all earn the same has advantage zero. (B, K); K >= 2.
+    """
+    assert score_BK.dim() == 2
+    assert score_BK.shape[1] >= 2, "a group needs two answers a prompt"
+    exact_BK = score_BK.double()  # rewards that are nearly equal leave float32 too few digits
+    centred_BK = exact_BK - exact_BK.mean(1, keepdim=True)
+    std_B1 = centred_BK.square().mean(1, keepdim=True).sqrt()
+    if scale:
+        centred_BK = torch.where(std_B1 > 1e-6, centred_BK / std_B1.clamp(min=1e-6), 0.0)
+    return centred_BK.to(score_BK.dtype)
+
+
+def returns_to_go(reward_BA: Tensor, mask_BA: Tensor, gamma: float) -> Tensor:
+    """R_t = sum over s >= t of gamma^(s - t) r_s: what REINFORCE++ normalises over the batch into its advantage (Hu et
+    al. 2025, arXiv 2501.03262). (B, A), zero where the mask is False."""
+    nothing = torch.zeros_like(reward_BA)
+    return gae(reward_BA, nothing, mask_BA, gamma, 1.0)[0]

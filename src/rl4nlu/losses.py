@@ -1,4 +1,4 @@
-"""The losses. Pure functions; B answers, A answer tokens; masks: True = counts.
+"""The losses. Pure functions; B answers (or prompts), A answer tokens, L labels of a closed set; masks: True = counts.
 
 Every loss is a sum over the tokens that count, divided by `count`: the number of such tokens in the whole batch, not in
 the micro-batch. So the gradient does not depend on how a batch is cut into micro-batches.
@@ -85,5 +85,70 @@ def ppo_loss(
             "approx_kl": mean(ratio_BA - 1 - log_ratio_BA).item(),
             "clipfrac": mean((clipped_BA < free_BA).to(ratio_BA.dtype)).item(),
             "ratio": mean(ratio_BA).item(),
+        }
+    return Loss(total, parts)
+
+
+def kl_estimates(logp: Tensor, ref_logp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k1, k2 and k3, three estimates of KL(pi || pi_ref) from actions drawn from pi (Schulman 2020, "Approximating KL
+    divergence"): with x = log pi_ref - log pi of the action
+
+    k1 = -x;  k2 = x^2 / 2;  k3 = exp(x) - 1 - x
+
+    k1 and k3 are unbiased as values, k3 is never negative; the gradient of k2 is that of the KL, that of k1 is zero in
+    the mean.
+    """
+    assert logp.shape == ref_logp.shape
+    x = ref_logp - logp
+    return -x, 0.5 * x.square(), torch.expm1(x) - x
+
+
+def expected_loss(
+    logp_BL: Tensor,
+    old_logp_BL: Tensor,
+    ref_logp_BL: Tensor,
+    reward_BL: Tensor,
+    count: int,
+    clip: float,
+    kl_coef: float,
+    entropy_coef: float,
+) -> Loss:
+    """The policy's expected reward over a closed set of labels, exactly: no sampling, no critic, no action variance.
+
+    A(k)   = r(k) - sum_j pi_old(j) r(j);  rho(k) = pi(k) / pi_old(k)
+    policy = -mean_b sum_k pi_old(k) min(rho A, clip(rho, 1 - eps, 1 + eps) A)
+    total  = policy + kl_coef * mean KL(pi || pi_ref) - entropy_coef * mean entropy
+
+    KL and entropy are exact sums too. Where pi = pi_old the gradient is that of -sum_k pi(k) r(k), the mean of the
+    policy gradient over all samples (docs/method.md). Rows add up to `count` over all micro-batches.
+
+    Args:
+        logp_BL: log-probabilities within the closed set; each row's probabilities add up to one.
+        old_logp_BL: the same when the step began.
+        ref_logp_BL: of the reference policy.
+        reward_BL: of every label.
+        count: prompts of the whole batch.
+        clip: range of the ratio.
+        kl_coef: weight of the KL.
+        entropy_coef: weight of the entropy.
+    """
+    assert logp_BL.shape == old_logp_BL.shape == ref_logp_BL.shape == reward_BL.shape
+    old_BL, p_BL = old_logp_BL.exp(), logp_BL.exp()
+    advantage_BL = reward_BL - (old_BL * reward_BL).sum(1, keepdim=True)
+    ratio_BL = (logp_BL - old_logp_BL).exp()
+    free_BL = ratio_BL * advantage_BL
+    clipped_BL = ratio_BL.clamp(1 - clip, 1 + clip) * advantage_BL
+    policy = -(old_BL * torch.minimum(free_BL, clipped_BL)).sum() / count
+    kl = (p_BL * (logp_BL - ref_logp_BL)).sum() / count
+    entropy = -(p_BL * logp_BL).sum() / count
+    total = policy + kl_coef * kl - entropy_coef * entropy
+    with torch.no_grad():
+        parts = {
+            "loss": total.item(),
+            "policy_loss": policy.item(),
+            "entropy": entropy.item(),
+            "approx_kl": (old_BL * (old_logp_BL - logp_BL)).sum().item() / count,
+            "clipfrac": (old_BL * (clipped_BL < free_BL)).sum().item() / count,
+            "ratio": (old_BL * ratio_BL).sum().item() / count,
         }
     return Loss(total, parts)

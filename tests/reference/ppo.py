@@ -69,3 +69,55 @@ def adaptive_kl(coef, target, horizon, history):
         coef *= 1 + error * answers / horizon
         found.append(coef)
     return found
+
+
+def leave_one_out(scores):
+    """Ahmadian et al. 2024 (2402.14740), equation 7: each answer against the mean of the others."""
+    out = np.zeros_like(scores)
+    for b, row in enumerate(scores):
+        for k in range(len(row)):
+            out[b, k] = row[k] - np.mean([r for j, r in enumerate(row) if j != k])
+    return out
+
+
+def group_relative(scores, scale):
+    """Shao et al. 2024 (2402.03300), section 4.1.2: (r - mean) / std of the group; without the std Liu et al. 2025."""
+    out = np.zeros_like(scores)
+    for b, row in enumerate(scores):
+        spread = np.std(row)
+        for k in range(len(row)):
+            out[b, k] = row[k] - np.mean(row)
+            if scale:
+                out[b, k] = out[b, k] / spread if spread > 0 else 0.0
+    return out
+
+
+def returns_to_go(rewards, mask, gamma):
+    out = np.zeros_like(rewards)
+    for b in range(len(rewards)):
+        n = int(mask[b].sum())
+        for t in range(n):
+            out[b, t] = sum(gamma ** (s - t) * rewards[b, s] for s in range(t, n))
+    return out
+
+
+def kl_estimates(logp, ref):
+    """Schulman 2020: with r = p_ref / p of the drawn action: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r."""
+    r = np.exp(ref) / np.exp(logp)
+    return -np.log(r), np.log(r) ** 2 / 2, r - 1 - np.log(r)
+
+
+def expected(logp, old, ref, reward, clip, beta, c_e):
+    """The mean over prompts of what PPO's clipped objective has as its expectation over labels drawn from the old
+    policy, with the exact KL to the reference and the exact entropy."""
+    total = 0.0
+    for b in range(len(logp)):
+        p, q, s = np.exp(logp[b]), np.exp(old[b]), np.exp(ref[b])
+        baseline = sum(q[k] * reward[b, k] for k in range(len(q)))
+        for k in range(len(q)):
+            ratio, advantage = p[k] / q[k], reward[b, k] - baseline
+            inside = min(max(ratio, 1 - clip), 1 + clip)
+            total -= q[k] * min(ratio * advantage, inside * advantage)
+            total += beta * p[k] * np.log(p[k] / s[k])
+            total += c_e * p[k] * np.log(p[k])
+    return total / len(logp)
