@@ -37,7 +37,8 @@ TRAIN = (
     f"max_grad_norm select_rows eval_limit mixing mixture_cap {LORA}"
 )
 PPO_ONLY = (
-    "answers answer_tokens reward inner_epochs minibatch clip value_clip value_coef entropy_coef gamma lam kl_coef "
+    "estimator actions group_std answers answer_tokens reward inner_epochs "
+    "minibatch clip value_clip value_coef entropy_coef gamma lam kl_coef "
     "kl_target kl_horizon"
 )
 CLASSIFY = (

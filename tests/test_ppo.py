@@ -9,6 +9,7 @@ import torch
 
 from policies import assert_same_gradients
 from rl4nlu import data, optim, ppo, sft
+from rl4nlu.actions import roll_out
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.forward import score
@@ -46,7 +47,7 @@ def start(chosen: PpoSettings):
 def test_the_first_step_starts_at_the_reference(trained, from_sft, answers):
     chosen = settings(init=trained if from_sft else None, answers=answers, max_tokens=512)
     policy, question = start(chosen)
-    rollout = ppo.roll_out(policy, question.rows[:8], chosen, 0, longest=8)
+    rollout = roll_out(policy, question.rows[:8], chosen, 0, longest=8)
     assert rollout.stats["kl"] == 0.0
     assert torch.equal(rollout.logp_NA, rollout.ref_logp_NA)
     assert rollout.mask_NA.any(1).all()
@@ -55,7 +56,7 @@ def test_the_first_step_starts_at_the_reference(trained, from_sft, answers):
     assert abs(stats["first_ratio"] - 1) <= 1e-5
     one = settings(init=chosen.init, answers=answers, inner_epochs=1)
     policy, question = start(one)
-    rollout = ppo.roll_out(policy, question.rows[:8], one, 0, longest=8)
+    rollout = roll_out(policy, question.rows[:8], one, 0, longest=8)
     stats = ppo.update(policy, optim.make_optimizer(one, policy.trainable()), rollout, one, 0.05, 1e-4, 0)
     assert stats["clipfrac"] == 0
     assert abs(stats["approx_kl"]) <= 1e-9
@@ -79,7 +80,7 @@ def test_the_reference_is_the_sft_adapter_and_stays_it(trained):
     assert not torch.allclose(before, base, atol=0.1)
     optimizer = optim.make_optimizer(chosen, policy.trainable())
     for step in range(2):
-        rollout = ppo.roll_out(policy, question.rows[:8], chosen, step, longest=8)
+        rollout = roll_out(policy, question.rows[:8], chosen, step, longest=8)
         ppo.update(policy, optimizer, rollout, chosen, 0.05, 1e-3, step)
     with policy.as_reference():
         assert torch.equal(logp(policy.model), before)
@@ -92,7 +93,7 @@ def test_the_reference_is_the_sft_adapter_and_stays_it(trained):
 def test_dropout_is_off_and_only_lora_and_value_head_train(trained):
     chosen = settings(init=trained, lora={"dropout": 0.5})
     policy, question = start(chosen)
-    rollout = ppo.roll_out(policy, question.rows[:8], chosen, 0, longest=8)
+    rollout = roll_out(policy, question.rows[:8], chosen, 0, longest=8)
     assert rollout.stats["kl"] == 0.0
     assert not policy.model.training
     names = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
@@ -106,7 +107,7 @@ def test_micro_batches_leave_the_gradient_alone(trained, gradients, answers):
     for max_tokens in (10_000, 48):
         chosen = settings(init=trained, answers=answers, max_tokens=max_tokens, inner_epochs=1)
         policy, question = start(chosen)
-        rollout = ppo.roll_out(policy, question.rows[:8], chosen, 0, longest=8)
+        rollout = roll_out(policy, question.rows[:8], chosen, 0, longest=8)
         ppo.update(policy, optim.make_optimizer(chosen, policy.trainable()), rollout, chosen, 0.05, 1e-4, 0)
     assert_same_gradients(*gradients)
 
@@ -114,7 +115,7 @@ def test_micro_batches_leave_the_gradient_alone(trained, gradients, answers):
 def test_rewards_of_a_rollout_are_those_of_its_texts(trained):
     chosen = settings(init=trained, answers=2)
     policy, question = start(chosen)
-    rollout = ppo.roll_out(policy, question.rows[:8], chosen, 0, longest=8)
+    rollout = roll_out(policy, question.rows[:8], chosen, 0, longest=8)
     task, n = find(TASK), 0
     for row, (prompt, answers) in zip(question.rows[:8], rollout.rows, strict=True):
         assert tuple(prompt) == row.ids
@@ -147,7 +148,7 @@ def test_from_the_base_model_and_numeric_rewards():
     """PPO needs no SFT run before it; the reward of an unparsable answer is -3."""
     chosen = settings(task="mini/sentiment")
     policy, question = start(chosen)
-    rollout = ppo.roll_out(policy, question.rows[:16], chosen, 0, longest=8)
+    rollout = roll_out(policy, question.rows[:16], chosen, 0, longest=8)
     assert rollout.stats["unparsable"] > 0.5
     assert float(rollout.score_N.min()) == -3.0
 

@@ -23,6 +23,7 @@ FLOW = [
     "labels",
     "rollout",
     "rewards",
+    "actions",
     "advantages",
     "losses",
     "metrics",

@@ -41,16 +41,18 @@ def ppo_loss(
     value_clip: float | None,
     value_coef: float,
     entropy_coef: float,
+    ref_logp_BA: Tensor | None = None,
+    kl_coef: float = 0.0,
 ) -> Loss:
     """Clipped policy and value losses (Schulman et al. 2017, arXiv 1707.06347, equations 7 and 9).
 
     rho_t = exp(log pi(a_t|s_t) - log pi_old(a_t|s_t))
     policy = -mean min(rho A, clip(rho, 1 - eps, 1 + eps) A)
     value  = 1/2 mean max((V - R)^2, (clip(V, V_old - eps_v, V_old + eps_v) - R)^2)
-    total  = policy + value_coef * value - entropy_coef * mean entropy
+    total  = policy + value_coef * value - entropy_coef * mean entropy + kl_coef * mean k3(pi, pi_ref)
 
-    `approx_kl` is mean (rho - 1 - log rho), the k3 estimator of KL(old || new); `clipfrac` the share of tokens whose
-    clipped term is the smaller one.
+    The last term is GRPO's (Shao et al. 2024, equation 4). `approx_kl` is mean (rho - 1 - log rho), the k3 estimator of
+    KL(old || new); `clipfrac` the share of tokens whose clipped term is the smaller one.
     """
     shape = mask_BA.shape
     given = (logp_BA, old_logp_BA, advantage_BA, value_BA, old_value_BA, return_BA, entropy_BA)
@@ -76,6 +78,10 @@ def ppo_loss(
     value = 0.5 * mean(error_BA)
     entropy = mean(entropy_BA)
     total = policy + value_coef * value - entropy_coef * entropy
+    if kl_coef:
+        assert ref_logp_BA is not None
+        assert ref_logp_BA.shape == shape
+        total = total + kl_coef * mean(kl_estimates(logp_BA, torch.where(mask_BA, ref_logp_BA, 0.0))[2])
     with torch.no_grad():
         parts = {
             "loss": total.item(),

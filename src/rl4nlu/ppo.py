@@ -1,57 +1,39 @@
-"""Proximal policy optimisation: each generated token is an action; the reward compares the answer with the gold one."""
+"""Reinforcement learning of the policy: answers are rewarded against the gold one, one of several estimators tells how
+much better than expected they were. With a critic and GAE it is proximal policy optimisation, as in the paper."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import optim
-from .advantages import gae, whiten
+from .actions import Rollout, rescore, roll_out, score_labels
+from .advantages import gae, group_relative, leave_one_out, returns_to_go, whiten
 from .ask import Question
-from .forward import Scores, score
-from .losses import ppo_loss
+from .losses import Loss, expected_loss, ppo_loss
 from .mixture import Mixture
 from .models import Policy
-from .rewards import REWARDS, KLController, token_rewards
-from .rollout import Answer, sample, uniforms
+from .rewards import KLController, token_rewards
 from .run import Meter, Run
 from .seeding import generator
 from .selection import BestState
 from .settings import PpoSettings
-from .tokens import Encoded, micro_batches
+from .tokens import Batch, micro_batches
 from .training import train_and_measure
 
 LEARNING_RATE = 1e-4
 """At width 256; see optim.base_rate."""
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """The answers sampled in one step, N = prompts x answers of them in the order of the prompts; A answer tokens."""
-
-    rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
-    """(prompt, its sampled answers), in tokens."""
-    kinds: Sequence[str]
-    """The task of each prompt."""
-    mask_NA: Tensor
-    logp_NA: Tensor
-    ref_logp_NA: Tensor
-    value_NA: Tensor
-    score_N: Tensor
-    """The reward of each answer."""
-    stats: dict[str, float]
-
-
 def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
-    return train_and_measure("ppo", settings, train, critic=True, extra={"estimator": "gae"})
+    extra = {"estimator": settings.estimator}
+    critic = settings.estimator == "gae"
+    return train_and_measure("ppo", settings, train, reference=True, critic=critic, extra=extra)
 
 
 def train(
@@ -79,48 +61,24 @@ def train(
     return steps, best.restore()
 
 
-@torch.no_grad()
-def roll_out(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int) -> Rollout:
-    """Sample answers, reward them, and score them under policy and reference in the same form of the forward pass.
+def advantages(rollout: Rollout, settings: PpoSettings, kl_coef: float) -> tuple[Tensor, Tensor]:
+    """Advantage and return of every action, (N, A): what the settings' estimator makes of the same rollout.
 
-    Args:
-        policy: the policy.
-        chosen: the prompts, those of a task together.
-        settings: of the run.
-        step: number of the step.
-        longest: tokens that an answer may have, unless the settings say.
+    The KL penalty is part of the reward for gae and reinforce++ (each action's own) and for rloo (the whole answer's);
+    for grpo it is a term of the loss. Without a critic the return is the value itself, so that there is no value loss.
     """
-    longest = settings.answer_tokens or longest
-    uniform = uniforms(len(chosen), settings.answers, longest, settings.seed, "rollout", step)
-    prompts = [row.ids for row in chosen]
-    kinds = [row.prompter.task.name for row in chosen]
-    answers: list[list[Answer]] = []
-    for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
-        at = list(part)
-        finished = chosen[at[0]].prompter.finished
-        answers += sample(policy, [prompts[i] for i in at], finished, longest, settings.max_tokens, uniform[at])
-    rows = [(ids, [answer.tokens for answer in found]) for ids, found in zip(prompts, answers, strict=True)]
-    flat = [answer for found in answers for answer in found]
-    mask_NA = _mask(flat)
-    scores = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=True)
-    with policy.as_reference():
-        reference = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=False)
-    assert scores.value_BKA is not None
-    logp_NA, ref_logp_NA, value_NA = scores.logp_BKA[:, 0], reference.logp_BKA[:, 0], scores.value_BKA[:, 0]
-    reward = REWARDS[settings.reward]
-    asked = [row for row in chosen for _ in range(settings.answers)]
-    parsed = [row.prompter.parse(answer.text) for row, answer in zip(asked, flat, strict=True)]
-    judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
-    score_N = torch.tensor([reward(*one) for one in judged], device=logp_NA.device)
-    stats = {
-        "reward": float(score_N.mean()),
-        "accuracy": sum(task.judge(label, example) for task, label, example in judged) / len(flat),
-        "unparsable": sum(p is None for p in parsed) / len(flat),
-        "kl": float((logp_NA - ref_logp_NA).sum(1).mean()),  # nats an answer, the k1 estimator
-        "answer_tokens": float(mask_NA.sum(1).float().mean()),
-        "most_common": Counter(parsed).most_common(1)[0][1] / len(flat),
-    }
-    return Rollout(rows, kinds, mask_NA.to(logp_NA.device), logp_NA, ref_logp_NA, value_NA, score_N, stats)
+    mask_NA, shape_BK = rollout.mask_NA, (len(rollout.rows), settings.answers)
+    reward_NA = token_rewards(rollout.score_N, rollout.logp_NA, rollout.ref_logp_NA, mask_NA, kl_coef)
+    if settings.estimator == "gae":
+        raw_NA, return_NA = gae(reward_NA, rollout.value_NA, mask_NA, settings.gamma, settings.lam)
+        return whiten(raw_NA, mask_NA), return_NA
+    if settings.estimator == "reinforce++":
+        return whiten(returns_to_go(reward_NA, mask_NA, settings.gamma), mask_NA), rollout.value_NA
+    if settings.estimator == "rloo":
+        whole_BK = leave_one_out(reward_NA.sum(1).view(shape_BK))
+    else:
+        whole_BK = group_relative(rollout.score_N.view(shape_BK), settings.group_std)
+    return torch.where(mask_NA, whole_BK.flatten()[:, None], 0.0), rollout.value_NA
 
 
 def update(
@@ -133,44 +91,25 @@ def update(
     step: int,
 ) -> dict[str, float]:
     """The inner epochs over one rollout. Returns the means of the losses' parts, and the first minibatch's ratio."""
-    reward_NA = token_rewards(rollout.score_N, rollout.logp_NA, rollout.ref_logp_NA, rollout.mask_NA, kl_coef)
-    raw_NA, return_NA = gae(reward_NA, rollout.value_NA, rollout.mask_NA, settings.gamma, settings.lam)
-    advantage_NA = whiten(raw_NA, rollout.mask_NA)
-    weights = policy.trainable()
-    prompts, K = len(rollout.rows), settings.answers
+    exact = settings.estimator == "expected"
+    advantage_NA, return_NA = (rollout.value_NA,) * 2 if exact else advantages(rollout, settings, kl_coef)
+    weights, prompts = policy.trainable(), len(rollout.rows)
     size = min(settings.minibatch or prompts, prompts)
     sums: dict[str, float] = defaultdict(float)
-    updates = 0
-    first_ratio = 1.0
+    updates, first_ratio = 0, 1.0
     for epoch in range(settings.inner_epochs):
         order = generator(settings.seed, f"minibatch/{epoch}", step).permutation(prompts)
         for start in range(0, prompts, size):
             part = order[start : start + size].tolist()
-            index_nK = torch.tensor([[p * K + k for k in range(K)] for p in part], device=raw_NA.device)
-            count = int(rollout.mask_NA[index_nK].sum())
             totals: dict[str, float] = defaultdict(float)
             rows, kinds = [rollout.rows[p] for p in part], [rollout.kinds[p] for p in part]
+            count = int(rollout.mask_NA.view(prompts, -1)[part].sum())
             for batch in micro_batches(rows, settings.max_tokens, policy.pad, policy.device, kinds):
-                scores = score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
-                assert scores.entropy_BKA is not None
-                assert scores.value_BKA is not None
-                at = index_nK[list(batch.rows)].flatten()
-                A = batch.answer_BKA.shape[2]
-                loss = ppo_loss(
-                    scores.logp_BKA.flatten(0, 1),
-                    rollout.logp_NA[at, :A],
-                    advantage_NA[at, :A],
-                    scores.value_BKA.flatten(0, 1),
-                    rollout.value_NA[at, :A],
-                    return_NA[at, :A],
-                    scores.entropy_BKA.flatten(0, 1),
-                    rollout.mask_NA[at, :A],
-                    count,
-                    settings.clip,
-                    settings.value_clip,
-                    settings.value_coef,
-                    settings.entropy_coef,
-                )
+                at = [part[i] for i in batch.rows]
+                if exact:
+                    loss = _exact(policy, batch, rollout, at, settings, kl_coef, len(part))
+                else:
+                    loss = _sampled(policy, batch, rollout, at, advantage_NA, return_NA, settings, kl_coef, count)
                 loss.total.backward()
                 for name, part_value in loss.parts.items():
                     totals[name] += part_value
@@ -180,31 +119,65 @@ def update(
             for name, total in totals.items():
                 sums[name] += total
             updates += 1
-    stats = {name: value / updates for name, value in sums.items()}
+    stats = {**{name: value / updates for name, value in sums.items()}, "first_ratio": first_ratio}
+    return {**stats, **explained(rollout, return_NA)} if settings.estimator == "gae" else stats
+
+
+def _sampled(
+    policy: Policy,
+    batch: Batch,
+    rollout: Rollout,
+    at: list[int],
+    advantage_NA: Tensor,
+    return_NA: Tensor,
+    settings: PpoSettings,
+    kl_coef: float,
+    count: int,
+) -> Loss:
+    """The loss of a micro-batch over the actions that were sampled."""
+    now = rescore(policy, batch, rollout, at)
+    K, A = len(rollout.mask_NA) // len(rollout.rows), now.logp_nA.shape[1]
+    n = torch.tensor([p * K + k for p in at for k in range(K)], device=advantage_NA.device)
+    return ppo_loss(
+        now.logp_nA,
+        rollout.logp_NA[n, :A],
+        advantage_NA[n, :A],
+        now.value_nA,
+        rollout.value_NA[n, :A],
+        return_NA[n, :A],
+        now.entropy_nA,
+        rollout.mask_NA[n, :A],
+        count,
+        settings.clip,
+        settings.value_clip,
+        settings.value_coef if settings.estimator == "gae" else 0.0,
+        settings.entropy_coef,
+        rollout.ref_logp_NA[n, :A],
+        kl_coef if settings.estimator == "grpo" else 0.0,
+    )
+
+
+def _exact(
+    policy: Policy, batch: Batch, rollout: Rollout, at: list[int], settings: PpoSettings, kl_coef: float, count: int
+) -> Loss:
+    """The loss of a micro-batch as an exact sum over its labels."""
+    logp_BL, _ = score_labels(policy, batch, [rollout.rows[p][1] for p in at])
+    known = [rollout.closed[p] for p in at]
+    return expected_loss(
+        logp_BL,
+        torch.cat([one.logp_BL for one in known]),
+        torch.cat([one.ref_logp_BL for one in known]),
+        torch.cat([one.reward_BL for one in known]),
+        count,
+        settings.clip,
+        kl_coef,
+        settings.entropy_coef,
+    )
+
+
+def explained(rollout: Rollout, return_NA: Tensor) -> dict[str, float]:
+    """Share of the returns' variance that the critic foresaw."""
     mask = rollout.mask_NA
     spread = float(return_NA[mask].var(correction=0))
     residual = float((return_NA - rollout.value_NA)[mask].var(correction=0))
-    return {**stats, "first_ratio": first_ratio, "explained_variance": 1 - residual / spread if spread > 1e-8 else 0.0}
-
-
-def _score_all(
-    policy: Policy, rows: Sequence, kinds: Sequence[str], mask_NA: Tensor, max_tokens: int, with_value: bool
-) -> Scores:
-    """Scores of every answer, in the order of the rows: (N, 1, A)."""
-    N, A = mask_NA.shape
-    K = N // len(rows)
-    logp_NA = torch.zeros((N, A), device=policy.device)
-    value_NA = torch.zeros((N, A), device=policy.device)
-    head = policy.value_head if with_value else None
-    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
-        scores = score(policy.model, batch, policy.shared, value_head=head)
-        at = torch.tensor([row * K + k for row in batch.rows for k in range(K)], device=policy.device)
-        logp_NA[at, : scores.logp_BKA.shape[2]] = scores.logp_BKA.flatten(0, 1)
-        if scores.value_BKA is not None:
-            value_NA[at, : scores.value_BKA.shape[2]] = scores.value_BKA.flatten(0, 1)
-    return Scores(logp_NA[:, None], None, value_NA[:, None])
-
-
-def _mask(answers: Sequence[Answer]) -> Tensor:
-    length_N = torch.tensor([len(answer.tokens) for answer in answers])
-    return torch.arange(int(length_N.max())) < length_N[:, None]
+    return {"explained_variance": 1 - residual / spread if spread > 1e-8 else 0.0}

@@ -141,6 +141,12 @@ class PpoSettings(TrainSettings):
     """Passes over the training rows."""
     select_rows: int = Field(256, ge=0)
     """Keep the best state by N held-out training rows (at most a tenth of them); 0: keep the last."""
+    estimator: Literal["gae", "rloo", "grpo", "reinforce++", "expected"] = "gae"
+    """Of the advantage: gae (PPO, with a critic), rloo, grpo, reinforce++, or expected: the exact sum over labels."""
+    actions: Literal["free", "labels"] | None = None
+    """What the policy may say: any text, or the label words only (default: labels for expected, else free)."""
+    group_std: bool = True
+    """grpo: divide by the standard deviation of a prompt's rewards."""
     answers: int = Field(4, ge=1, le=64)
     """Sampled answers a prompt."""
     answer_tokens: int | None = Field(None, gt=0)
@@ -169,6 +175,14 @@ class PpoSettings(TrainSettings):
     """Adapt the penalty to this KL, in nats an answer; none: fixed."""
     kl_horizon: int = Field(10_000, gt=0)
     """Answers over which the penalty adapts."""
+
+    @model_validator(mode="after")
+    def _estimator_fits(self) -> PpoSettings:
+        if self.estimator == "expected" and self.actions == "free":
+            raise ValueError("--estimator expected sums over the labels: leave out --actions free")
+        if self.estimator in ("rloo", "grpo") and self.answers < 2:
+            raise ValueError(f"--estimator {self.estimator} compares the answers to a prompt: give --answers 2 or more")
+        return self
 
 
 class ClassifySettings(Settings):

@@ -22,7 +22,12 @@ Loop = Callable[[Policy, Mixture, list[Question], T, Run], tuple[int, dict[str, 
 
 
 def train_and_measure(
-    method: str, settings: T, loop: Loop[T], critic: bool = False, extra: Mapping[str, Any] | None = None
+    method: str,
+    settings: T,
+    loop: Loop[T],
+    reference: bool = False,
+    critic: bool = False,
+    extra: Mapping[str, Any] | None = None,
 ) -> tuple[Run, list[dict[str, Any]]]:
     """Run a training command from its settings to its results.
 
@@ -30,7 +35,8 @@ def train_and_measure(
         method: sft or ppo.
         settings: of the command; what an adapter to start from brings along is added.
         loop: the training loop.
-        critic: give the policy a value head, and keep the adapter to start from as the frozen reference.
+        reference: keep the adapter to start from as the frozen reference.
+        critic: give the policy a value head.
         extra: more entries for results.json.
 
     Raises:
@@ -58,7 +64,7 @@ def train_and_measure(
         settings.dtype,
         settings.lora,
         settings.init,
-        reference=critic and settings.init is not None,
+        reference=reference and settings.init is not None,
         seed=settings.seed,
     )
     if critic:

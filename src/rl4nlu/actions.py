@@ -1,0 +1,241 @@
+"""What the policy does in one step of reinforcement learning, and how likely it was: free text, of which every token is
+an action, or labels of the closed set, of which one answer is one action.
+
+Shapes: B prompts, K answers a prompt, N = B x K answers in the order of the prompts, A actions an answer (1 for
+labels), L labels. Masks: True = counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from .forward import score
+from .labels import closed_set_logp, distinguishing
+from .models import Policy
+from .rewards import REWARDS
+from .rollout import Answer, sample, uniforms
+from .settings import PpoSettings
+from .tokens import Batch, Encoded, micro_batches
+
+
+@dataclass(frozen=True)
+class Closed:
+    """What is known of every label of each prompt."""
+
+    labels: Sequence[str]
+    logp_BL: Tensor
+    ref_logp_BL: Tensor
+    reward_BL: Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The answers sampled in one step."""
+
+    rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
+    """(prompt, its sampled answers) in tokens; of the closed set all of its labels stand for the answers."""
+    kinds: Sequence[str]
+    """The task of each prompt."""
+    mask_NA: Tensor
+    logp_NA: Tensor
+    ref_logp_NA: Tensor
+    value_NA: Tensor
+    score_N: Tensor
+    """The reward of each answer."""
+    stats: dict[str, float]
+    label_BK: Tensor | None = None
+    """Which labels were drawn, where labels are the actions."""
+    closed: Sequence[Closed] = ()
+    """Where labels are the actions: one entry a prompt, of one row."""
+
+
+@dataclass(frozen=True)
+class ActionScores:
+    """What the policy of now says of actions that were taken: n answers."""
+
+    logp_nA: Tensor
+    entropy_nA: Tensor
+    value_nA: Tensor
+
+
+def roll_out(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int) -> Rollout:
+    """Sample answers, reward them, and score them under policy and reference in the same form of the forward pass.
+
+    Args:
+        policy: the policy.
+        chosen: the prompts, those of a task together.
+        settings: of the run.
+        step: number of the step.
+        longest: tokens that an answer of free text may have, unless the settings say.
+    """
+    if acts_on_labels(settings):
+        return _draw_labels(policy, chosen, settings, step)
+    return _write_text(policy, chosen, settings, step, settings.answer_tokens or longest)
+
+
+def acts_on_labels(settings: PpoSettings) -> bool:
+    """Whether labels are the actions: as set, else for `expected`."""
+    return settings.actions == "labels" or (settings.actions is None and settings.estimator == "expected")
+
+
+def rescore(policy: Policy, batch: Batch, rollout: Rollout, prompts: Sequence[int]) -> ActionScores:
+    """Score actions again, with gradients.
+
+    Args:
+        policy: the policy.
+        batch: micro-batch of the rollout's rows.
+        rollout: what was done.
+        prompts: which prompt of the rollout each row of the batch is.
+    """
+    if rollout.label_BK is not None:
+        logp_bL, value_b = score_labels(policy, batch, [rollout.rows[p][1] for p in prompts])
+        drawn_bK = rollout.label_BK[list(prompts)]
+        entropy_b = -(logp_bL.exp() * logp_bL).sum(1)
+        K = drawn_bK.shape[1]
+        return ActionScores(
+            logp_bL.gather(1, drawn_bK).flatten()[:, None],
+            entropy_b.repeat_interleave(K)[:, None],
+            value_b.repeat_interleave(K)[:, None],
+        )
+    scores = score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
+    assert scores.entropy_BKA is not None
+    logp_nA = scores.logp_BKA.flatten(0, 1)
+    value_BKA = scores.value_BKA
+    value_nA = torch.zeros_like(logp_nA) if value_BKA is None else value_BKA.flatten(0, 1)
+    return ActionScores(logp_nA, scores.entropy_BKA.flatten(0, 1), value_nA)
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+def score_labels(policy: Policy, batch: Batch, answers: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities within the closed set, and the value of the state in front of the answer: (B, L), (B,).
+
+    Args:
+        policy: the policy.
+        batch: micro-batch with every label (cut where it is told from the others) as the answers of each row.
+        answers: these labels' tokens, for each row of the batch.
+    """
+    scores = score(policy.model, batch, policy.shared, value_head=policy.value_head)
+    rows = [closed_set_logp(scores.logp_BKA[i : i + 1], one) for i, one in enumerate(answers)]
+    logp_BL = torch.cat(rows)
+    value_B = logp_BL.new_zeros(len(rows)) if scores.value_BKA is None else scores.value_BKA[:, 0, 0]
+    return logp_BL, value_B
+
+
+@torch.no_grad()
+def _draw_labels(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int) -> Rollout:
+    rows = [(row.ids, distinguishing(row.answers)) for row in chosen]
+    kinds = [row.prompter.task.name for row in chosen]
+    logp, value = _score_all_labels(policy, rows, kinds, settings.max_tokens)
+    with policy.as_reference():
+        ref_logp, _ = _score_all_labels(policy, rows, kinds, settings.max_tokens)
+    reward = REWARDS[settings.reward]
+    closed = []
+    for row, logp_L, ref_L in zip(chosen, logp, ref_logp, strict=True):
+        task = row.prompter.task
+        rewards = [reward(task, label, row.prompt.example) for label in task.labels]
+        reward_1L = torch.tensor([rewards], dtype=logp_L.dtype, device=policy.device)
+        closed.append(Closed(task.labels, logp_L[None], ref_L[None], reward_1L))
+    uniform_BK = uniforms(len(chosen), settings.answers, 1, settings.seed, "rollout", step)[:, :, 0]
+    label_BK = torch.stack([_invert(one.logp_BL[0], uniform_BK[b]) for b, one in enumerate(closed)])
+    pick = [(b, int(label)) for b in range(len(chosen)) for label in label_BK[b]]
+    logp_N = torch.stack([closed[b].logp_BL[0, label] for b, label in pick])
+    ref_N = torch.stack([closed[b].ref_logp_BL[0, label] for b, label in pick])
+    score_N = torch.stack([closed[b].reward_BL[0, label] for b, label in pick])
+    said = [closed[b].labels[label] for b, label in pick]
+    right = [chosen[b].prompter.task.judge(said[n], chosen[b].prompt.example) for n, (b, _) in enumerate(pick)]
+    stats = {
+        "reward": float(score_N.mean()),
+        "expected_reward": float(torch.stack([(one.logp_BL.exp() * one.reward_BL).sum() for one in closed]).mean()),
+        "accuracy": sum(right) / len(right),
+        "unparsable": 0.0,
+        "kl": float(torch.stack([(o.logp_BL.exp() * (o.logp_BL - o.ref_logp_BL)).sum() for o in closed]).mean()),
+        "answer_tokens": 1.0,
+        "most_common": Counter(said).most_common(1)[0][1] / len(said),
+    }
+    value_N = value.repeat_interleave(settings.answers)
+    mask_N1 = torch.ones((len(pick), 1), dtype=torch.bool, device=policy.device)
+    logp_N1, ref_N1, value_N1 = logp_N[:, None], ref_N[:, None], value_N[:, None]
+    return Rollout(rows, kinds, mask_N1, logp_N1, ref_N1, value_N1, score_N, stats, label_BK.to(policy.device), closed)
+
+
+def _invert(logp_L: Tensor, uniform_K: Tensor) -> Tensor:
+    """The labels at these uniform numbers."""
+    mass_L = logp_L.double().exp().cumsum(0)
+    at_K = uniform_K.to(mass_L.device) * mass_L[-1]
+    return torch.searchsorted(mass_L, at_K, right=True).clamp(max=len(mass_L) - 1)
+
+
+def _score_all_labels(policy: Policy, rows: Sequence, kinds: Sequence[str], max_tokens: int) -> tuple[list, Tensor]:
+    logp: list[Tensor] = [torch.empty(0)] * len(rows)
+    value_B = torch.zeros(len(rows), device=policy.device)
+    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
+        logp_BL, value = score_labels(policy, batch, [rows[i][1] for i in batch.rows])
+        for i, row in enumerate(batch.rows):
+            logp[row], value_B[row] = logp_BL[i], value[i]
+    return logp, value_B
+
+
+# -- free text ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _write_text(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int) -> Rollout:
+    uniform = uniforms(len(chosen), settings.answers, longest, settings.seed, "rollout", step)
+    prompts = [row.ids for row in chosen]
+    kinds = [row.prompter.task.name for row in chosen]
+    answers: list[list[Answer]] = []
+    for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
+        at = list(part)
+        finished = chosen[at[0]].prompter.finished
+        answers += sample(policy, [prompts[i] for i in at], finished, longest, settings.max_tokens, uniform[at])
+    rows = [(ids, [answer.tokens for answer in found]) for ids, found in zip(prompts, answers, strict=True)]
+    flat = [answer for found in answers for answer in found]
+    mask_NA = _mask(flat)
+    logp_NA, value_NA = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=True)
+    with policy.as_reference():
+        ref_logp_NA, _ = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=False)
+    reward = REWARDS[settings.reward]
+    asked = [row for row in chosen for _ in range(settings.answers)]
+    parsed = [row.prompter.parse(answer.text) for row, answer in zip(asked, flat, strict=True)]
+    judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
+    score_N = torch.tensor([reward(*one) for one in judged], device=logp_NA.device)
+    stats = {
+        "reward": float(score_N.mean()),
+        "accuracy": sum(task.judge(label, example) for task, label, example in judged) / len(flat),
+        "unparsable": sum(p is None for p in parsed) / len(flat),
+        "kl": float((logp_NA - ref_logp_NA).sum(1).mean()),  # nats an answer, the k1 estimator
+        "answer_tokens": float(mask_NA.sum(1).float().mean()),
+        "most_common": Counter(parsed).most_common(1)[0][1] / len(flat),
+    }
+    return Rollout(rows, kinds, mask_NA.to(logp_NA.device), logp_NA, ref_logp_NA, value_NA, score_N, stats)
+
+
+def _score_all(
+    policy: Policy, rows: Sequence, kinds: Sequence[str], mask_NA: Tensor, max_tokens: int, with_value: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and values of every answer, in the order of the rows: (N, A)."""
+    N, A = mask_NA.shape
+    K = N // len(rows)
+    logp_NA = torch.zeros((N, A), device=policy.device)
+    value_NA = torch.zeros((N, A), device=policy.device)
+    head = policy.value_head if with_value else None
+    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
+        scores = score(policy.model, batch, policy.shared, value_head=head)
+        at = torch.tensor([row * K + k for row in batch.rows for k in range(K)], device=policy.device)
+        logp_NA[at, : scores.logp_BKA.shape[2]] = scores.logp_BKA.flatten(0, 1)
+        if scores.value_BKA is not None:
+            value_NA[at, : scores.value_BKA.shape[2]] = scores.value_BKA.flatten(0, 1)
+    return logp_NA, value_NA
+
+
+def _mask(answers: Sequence[Answer]) -> Tensor:
+    length_N = torch.tensor([len(answer.tokens) for answer in answers])
+    return torch.arange(int(length_N.max())) < length_N[:, None]
