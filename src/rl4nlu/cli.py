@@ -50,7 +50,7 @@ def sft(args: Args) -> None:
 
 
 def ppo(args: Args) -> None:
-    """PPO with LoRA: each generated token is an action, the reward compares the answer with the gold one.
+    """PPO with LoRA and its kin: answers are actions, the reward compares them with the gold one.
 
     rl4nlu ppo --task glue/sst2 --model mini --data DIR --init runs/sst2-sft --out runs/sst2-ppo
     """
