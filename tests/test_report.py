@@ -27,6 +27,9 @@ def test_columns_tell_methods_apart():
         result(method="zero-shot", decode="sample", unparsable_as="random", template="verdict"),
         result(method="classify", model="google-bert/bert-base-uncased"),
         result(method="sft", trained_on=["glue/rte", "glue/mrpc"]),
+        result(method="ppo", estimator="gae", actions="free"),
+        result(method="ppo", estimator="grpo", actions="labels"),
+        result(method="ppo", estimator="expected", actions="labels"),
     ]
     assert heads(rows) == [
         "zero-shot",
@@ -34,6 +37,9 @@ def test_columns_tell_methods_apart():
         "zero-shot (verdict, sample, unparsable random)",
         "classify (bert-base-uncased)",
         "sft (multi-task)",
+        "ppo",
+        "ppo (grpo, labels)",
+        "ppo (expected)",
     ]
     assert heads([result(), result(model="/models/llama")]) == ["sft (mini)", "sft (llama)"]
 

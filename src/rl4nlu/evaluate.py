@@ -114,15 +114,16 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     questions = [encode(policy, task, settings, loaded[task.name]) for task in tasks]
     run = Run.create("evaluate", settings)
     method = "few-shot" if settings.shots else "zero-shot"
+    extra: dict[str, Any] = {}
     if settings.adapter is not None:
-        method = trained_method(settings.adapter)
+        method, extra = trained_as(settings.adapter)
     results: list[dict[str, Any]] = []
     for question in questions:
         if question.rows.cut:
             print(
                 f"{question.task.name}: {question.rows.cut} of {len(question.rows)} prompts were too long and were cut"
             )
-        results.append(measure(policy, question, settings, method, run))
+        results.append(measure(policy, question, settings, method, run, extra))
         run.write_results(results)
     return run, results
 
@@ -203,6 +204,13 @@ def trained_settings(run: Path) -> TrainSettings:
     return validate(TrainSettings, {k: v for k, v in values.items() if k in TrainSettings.model_fields})
 
 
-def trained_method(run: Path) -> str:
-    """sft or ppo: how the adapter in a run folder was trained."""
-    return "ppo" if "inner_epochs" in read_config(run) else "sft"
+def trained_as(run: Path) -> tuple[str, dict[str, Any]]:
+    """How the adapter in a run folder was trained: sft or ppo, and what else tells it apart in a table."""
+    values = read_config(run)
+    extra: dict[str, Any] = {}
+    if "inner_epochs" in values:
+        extra = {name: values.get(name) or usual for name, usual in (("estimator", "gae"), ("actions", "free"))}
+    taught = [task.name for task in find_all(own_task(run, values.get("task")))] if values.get("task") else []
+    if len(taught) > 1:
+        extra["trained_on"] = taught
+    return "ppo" if "inner_epochs" in values else "sft", extra

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import optim
-from .actions import Rollout, rescore, roll_out, score_labels
+from .actions import Rollout, acts_on_labels, rescore, roll_out, score_labels
 from .advantages import gae, group_relative, leave_one_out, returns_to_go, whiten
 from .ask import Question
 from .losses import Loss, expected_loss, ppo_loss
@@ -31,7 +31,7 @@ LEARNING_RATE = 1e-4
 
 def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
-    extra = {"estimator": settings.estimator}
+    extra = {"estimator": settings.estimator, "actions": "labels" if acts_on_labels(settings) else "free"}
     critic = settings.estimator == "gae"
     return train_and_measure("ppo", settings, train, reference=True, critic=critic, extra=extra)
 

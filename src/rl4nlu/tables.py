@@ -43,6 +43,8 @@ class Cell:
 def column(result: dict[str, Any], with_model: bool = False) -> str:
     """The method as a column's head: with its model, shots, template and decoding where they are not the usual ones."""
     extras = [Path(result["model"]).name] if with_model or result["method"] == "classify" else []
+    extras += [result["estimator"]] if result.get("estimator", "gae") != "gae" else []
+    extras += ["labels"] if result.get("actions") == "labels" and result["estimator"] != "expected" else []
     extras += [f"{result['shots']} shots"] if result["shots"] else []
     extras += [result["template"]] if result.get("template", "plain") != "plain" else []
     extras += [result["decode"]] if result["decode"] != "score" else []
