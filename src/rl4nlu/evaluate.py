@@ -209,7 +209,9 @@ def trained_as(run: Path) -> tuple[str, dict[str, Any]]:
     values = read_config(run)
     extra: dict[str, Any] = {}
     if "inner_epochs" in values:
-        extra = {name: values.get(name) or usual for name, usual in (("estimator", "gae"), ("actions", "free"))}
+        estimator = values.get("estimator", "gae")
+        extra = {"estimator": estimator}
+        extra["actions"] = values.get("actions") or ("labels" if estimator == "expected" else "free")
     taught = [task.name for task in find_all(own_task(run, values.get("task")))] if values.get("task") else []
     if len(taught) > 1:
         extra["trained_on"] = taught
