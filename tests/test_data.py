@@ -409,7 +409,7 @@ def test_scores_out_of_range_are_named(score, tmp_path):
     )
     with pytest.raises(UserError, match=r"STS-B/train\.tsv:3: .*a number from 0(\.0)? to 5") as caught:
         data.load(STSB, "train", tmp_path)
-    assert repr(score) in str(caught.value)
+    assert (repr(score) if score else "no label") in str(caught.value)
 
 
 def test_a_header_without_rows_is_no_data(tmp_path):
@@ -544,7 +544,12 @@ def test_available(tmp_path):
 def test_training_task():
     teachers = {name: data.training_task(task).name for name, task in TASKS.items()}
     other = {name: teacher for name, teacher in teachers.items() if name != teacher}
-    assert other == {"glue/ax": "glue/mnli", "superglue/axb": "superglue/rte", "superglue/axg": "superglue/rte"}
+    assert other == {
+        "glue/mnli-mm": "glue/mnli",  # the same training rows
+        "glue/ax": "glue/mnli",
+        "superglue/axb": "superglue/rte",
+        "superglue/axg": "superglue/rte",
+    }
 
 
 def test_rows_to_predict_name_the_template_fields():
