@@ -129,8 +129,9 @@ def main() -> int:
     Console(width=160).print(table)
     if given.out is not None:
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    off = [one for one in found for kind in ("words", "answers") if one[f"{kind}: largest difference"] > TOLERANCE]
-    other = [one for one in found for kind in ("words", "answers") if one[f"{kind}: other label"]]
+    kinds = ("words", "answers")
+    off = [one for one in found for kind in kinds if not one[f"{kind}: largest difference"] <= TOLERANCE]  # NaN too
+    other = [one for one in found for kind in kinds if one[f"{kind}: other label"]]
     return int(bool(off or other))
 
 
