@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from reference import ppo as reference
-from rl4nlu.rewards import REWARDS, KLController, exact_match, paper_reward, token_rewards
+from rl4nlu.errors import UserError
+from rl4nlu.rewards import (
+    ENTRY_POINTS,
+    REWARDS,
+    KLController,
+    Reward,
+    check_reward,
+    exact_match,
+    paper_reward,
+    token_rewards,
+)
 from rl4nlu.tasks import TASKS, Example, find
 
 NUMERIC = [name for name, task in TASKS.items() if task.numeric]
@@ -106,3 +118,73 @@ def test_kl_coefficient_over_any_history():
             controller.update(kl, answers)
             assert controller.coef == pytest.approx(expected, rel=1e-12)
             assert controller.coef > 0
+
+
+# -- what a run's reward is made of ------------------------------------------------------------------------------------
+
+
+def test_form_is_paid_for_apart_from_correctness():
+    """paper without its own form penalty is +1 or -1; what is given takes its place."""
+    rte, stsb = find("glue/rte"), find("glue/stsb")
+    row, pair = example("entailment"), example("3.0")
+    for name, wrong in (("paper", -1.0), ("exact", 0.0)):
+        for penalty in (0.0, 0.5):
+            reward = Reward(name, penalty)
+            assert reward(rte, None, row) == wrong - penalty
+            assert reward(rte, "not_entailment", row) == wrong
+            assert reward(rte, "entailment", row) == 1.0
+    assert [Reward("paper")(rte, None, row), Reward("paper")(stsb, None, pair)] == [-3.0, -2.5]
+    assert Reward("paper", 1.0)(stsb, None, pair) == -3.5
+
+
+def offer(monkeypatch, **functions):
+    """Entry points as an installed package has them."""
+    points = [SimpleNamespace(name=name, value=f"pkg:{name}", load=load) for name, load in functions.items()]
+    monkeypatch.setattr("rl4nlu.rewards.metadata.entry_points", lambda group: points if group == ENTRY_POINTS else [])
+
+
+def test_a_function_of_another_package(monkeypatch):
+    def generous(task, prediction, row):
+        return 7.0 if prediction == row.label else float("nan") if prediction is None else 0.25
+
+    offer(monkeypatch, generous=lambda: generous, broken=lambda: 1 / 0, number=lambda: 3)
+    reward, rte = Reward("generous"), find("glue/rte")
+    assert [reward(rte, said, example("entailment")) for said in rte.labels] == [7.0, 0.25]
+    with pytest.raises(UserError, match="it gave nan for None on row 0"):
+        reward(rte, None, example("entailment"))
+    with pytest.raises(UserError, match=r"did you mean 'generous'.*entry point of 'rl4nlu.rewards'"):
+        Reward("generos")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Reward("broken")
+    with pytest.raises(UserError, match="is no function"):
+        Reward("number")
+    check_reward("generous", [rte])
+
+
+def test_the_metrics_derivative_is_kept_up_to_date():
+    """Two labels, F1: at first all say the last label, then all say the gold one; window 2 keeps both steps."""
+    mrpc = find("glue/mrpc")
+    other, same = mrpc.labels
+    asked = [(mrpc, example(label)) for label in (other, other, same, same)]
+    reward = Reward("metric", window=2)
+    reward.observe(asked, [{same: 1.0}] * 4)
+    assert reward.value[mrpc.name] == pytest.approx(2 / 3, abs=0.05)
+    assert reward(mrpc, same, example(same)) > reward(mrpc, other, example(same))
+    assert reward(mrpc, same, example(other)) < reward(mrpc, other, example(other))
+    reward.observe(asked, [{label: 0.75, None: 0.25} for label in (other, other, same, same)])
+    table = reward.tables[mrpc.name]
+    assert table.tolist() == [[0.1875, 0.25, 0.0625], [0.0, 0.4375, 0.0625]]
+    assert reward(mrpc, None, example(same)) == pytest.approx(reward(mrpc, other, example(same)))
+
+
+def test_numbers_are_counted_at_the_nearest_label():
+    stsb = find("glue/stsb")
+    reward = Reward("metric")
+    reward.observe(
+        [(stsb, example(gold)) for gold in ("0.13", "2.5", "4.9")], [{"0.1": 1.0}, {"2.3": 1.0}, {None: 1.0}]
+    )
+    assert float(reward.tables[stsb.name].sum()) == pytest.approx(1)
+    low, high = (reward(stsb, said, example("4.9")) for said in ("0.0", "5.0"))
+    assert high > low
+    with pytest.raises(UserError, match="counted by group"):
+        check_reward("metric", [stsb, find("superglue/record")])

@@ -18,7 +18,7 @@ from torch import Tensor
 from .forward import score
 from .labels import closed_set_logp, distinguishing
 from .models import Policy
-from .rewards import REWARDS
+from .rewards import Reward
 from .rollout import Answer, sample, uniforms
 from .settings import PpoSettings
 from .tokens import Batch, Encoded, micro_batches
@@ -38,10 +38,10 @@ class Closed:
 class Rollout:
     """The answers sampled in one step."""
 
+    chosen: Sequence[Encoded]
+    """The prompts."""
     rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
     """(prompt, its sampled answers) in tokens; of the closed set all of its labels stand for the answers."""
-    kinds: Sequence[str]
-    """The task of each prompt."""
     mask_NA: Tensor
     logp_NA: Tensor
     ref_logp_NA: Tensor
@@ -54,6 +54,11 @@ class Rollout:
     closed: Sequence[Closed] = ()
     """Where labels are the actions: one entry a prompt, of one row."""
 
+    @property
+    def kinds(self) -> list[str]:
+        """The task of each prompt."""
+        return [row.prompter.task.name for row in self.chosen]
+
 
 @dataclass(frozen=True)
 class ActionScores:
@@ -62,9 +67,14 @@ class ActionScores:
     logp_nA: Tensor
     entropy_nA: Tensor
     value_nA: Tensor
+    gold_logp_bA: Tensor
+    """Of the tokens of each prompt's gold answer, for the SFT term; of labels of the gold label (A = 1)."""
+    gold_mask_bA: Tensor
 
 
-def roll_out(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int) -> Rollout:
+def roll_out(
+    policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int, reward: Reward | None = None
+) -> Rollout:
     """Sample answers, reward them, and score them under policy and reference in the same form of the forward pass.
 
     Args:
@@ -73,10 +83,17 @@ def roll_out(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step:
         settings: of the run.
         step: number of the step.
         longest: tokens that an answer of free text may have, unless the settings say.
+        reward: what an answer earns; by default what the settings say.
     """
+    reward = reward or reward_of(settings)
     if acts_on_labels(settings):
-        return _draw_labels(policy, chosen, settings, step)
-    return _write_text(policy, chosen, settings, step, settings.answer_tokens or longest)
+        return _draw_labels(policy, chosen, settings, step, reward)
+    return _write_text(policy, chosen, settings, step, settings.answer_tokens or longest, reward)
+
+
+def reward_of(settings: PpoSettings) -> Reward:
+    """The reward of a run."""
+    return Reward(settings.reward, settings.format_penalty, settings.metric_window)
 
 
 def acts_on_labels(settings: PpoSettings) -> bool:
@@ -84,59 +101,94 @@ def acts_on_labels(settings: PpoSettings) -> bool:
     return settings.actions == "labels" or (settings.actions is None and settings.estimator == "expected")
 
 
-def rescore(policy: Policy, batch: Batch, rollout: Rollout, prompts: Sequence[int]) -> ActionScores:
+def rescore(
+    policy: Policy, batch: Batch, rollout: Rollout, prompts: Sequence[int], with_gold: bool = False
+) -> ActionScores:
     """Score actions again, with gradients.
 
     Args:
         policy: the policy.
-        batch: micro-batch of the rollout's rows.
+        batch: micro-batch of `rows_to_rescore`.
         rollout: what was done.
         prompts: which prompt of the rollout each row of the batch is.
+        with_gold: as in `rows_to_rescore`.
     """
     if rollout.label_BK is not None:
-        logp_bL, value_b = score_labels(policy, batch, [rollout.rows[p][1] for p in prompts])
+        logp_bL, value_b = score_labels(policy, batch, [rollout.chosen[p] for p in prompts])
         drawn_bK = rollout.label_BK[list(prompts)]
         entropy_b = -(logp_bL.exp() * logp_bL).sum(1)
         K = drawn_bK.shape[1]
+        gold_logp_b1 = logp_bL.gather(1, gold_labels(rollout, prompts, logp_bL.device)[:, None])
         return ActionScores(
             logp_bL.gather(1, drawn_bK).flatten()[:, None],
             entropy_b.repeat_interleave(K)[:, None],
             value_b.repeat_interleave(K)[:, None],
+            gold_logp_b1,
+            torch.ones_like(gold_logp_b1, dtype=torch.bool),
         )
     scores = score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
     assert scores.entropy_BKA is not None
-    logp_nA = scores.logp_BKA.flatten(0, 1)
-    value_BKA = scores.value_BKA
-    value_nA = torch.zeros_like(logp_nA) if value_BKA is None else value_BKA.flatten(0, 1)
-    return ActionScores(logp_nA, scores.entropy_BKA.flatten(0, 1), value_nA)
+    value_BKA = torch.zeros_like(scores.logp_BKA) if scores.value_BKA is None else scores.value_BKA
+    K, A = batch.answer_BKA.shape[1] - with_gold, rollout.mask_NA.shape[1]
+    logp_nA, entropy_nA, value_nA = (
+        x_BKA[:, :K, :A].flatten(0, 1) for x_BKA in (scores.logp_BKA, scores.entropy_BKA, value_BKA)
+    )
+    gold = (x_BKA[:, -1, :] for x_BKA in (scores.logp_BKA, batch.answer_mask_BKA))
+    return ActionScores(logp_nA, entropy_nA, value_nA, *gold)
+
+
+def rows_to_rescore(rollout: Rollout, prompts: Sequence[int], with_gold: bool = False) -> list:
+    """(prompt, answers) in tokens of some of the rollout's prompts.
+
+    Args:
+        rollout: what was done.
+        prompts: which prompts.
+        with_gold: the gold answer comes behind those of free text; among the labels it is anyway.
+    """
+    rows = [rollout.rows[p] for p in prompts]
+    if not with_gold or rollout.label_BK is not None:
+        return rows
+    gold = [rollout.chosen[p].answers[rollout.chosen[p].gold] for p in prompts]
+    return [(ids, [*answers, one]) for (ids, answers), one in zip(rows, gold, strict=True)]
+
+
+def gold_labels(rollout: Rollout, prompts: Sequence[int], device: torch.device) -> Tensor:
+    """Number of the gold label of each prompt."""
+    return torch.tensor([rollout.chosen[p].gold for p in prompts], device=device)
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
-def score_labels(policy: Policy, batch: Batch, answers: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor]:
+def score_labels(policy: Policy, batch: Batch, prompts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     """Log-probabilities within the closed set, and the value of the state in front of the answer: (B, L), (B,).
 
     Args:
         policy: the policy.
         batch: micro-batch with every label (cut where it is told from the others) as the answers of each row.
-        answers: these labels' tokens, for each row of the batch.
+        prompts: what each row of the batch is.
     """
     scores = score(policy.model, batch, policy.shared, value_head=policy.value_head)
-    rows = [closed_set_logp(scores.logp_BKA[i : i + 1], one) for i, one in enumerate(answers)]
+    rows = [
+        closed_set_logp(
+            scores.logp_BKA[i : i + 1], distinguishing(one.answers), policy.label_bias.get(one.prompter.task.name)
+        )
+        for i, one in enumerate(prompts)
+    ]
     logp_BL = torch.cat(rows)
     value_B = logp_BL.new_zeros(len(rows)) if scores.value_BKA is None else scores.value_BKA[:, 0, 0]
     return logp_BL, value_B
 
 
 @torch.no_grad()
-def _draw_labels(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int) -> Rollout:
+def _draw_labels(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, reward: Reward) -> Rollout:
     rows = [(row.ids, distinguishing(row.answers)) for row in chosen]
-    kinds = [row.prompter.task.name for row in chosen]
-    logp, value = _score_all_labels(policy, rows, kinds, settings.max_tokens)
+    logp, value = _score_all_labels(policy, chosen, rows, settings.max_tokens)
     with policy.as_reference():
-        ref_logp, _ = _score_all_labels(policy, rows, kinds, settings.max_tokens)
-    reward = REWARDS[settings.reward]
+        ref_logp, _ = _score_all_labels(policy, chosen, rows, settings.max_tokens)
+    asked = [(row.prompter.task, row.prompt.example) for row in chosen]
+    masses = [logp_L.double().exp().tolist() for logp_L in logp]
+    reward.observe(asked, [dict(zip(task.labels, p, strict=True)) for (task, _), p in zip(asked, masses, strict=True)])
     closed = []
     for row, logp_L, ref_L in zip(chosen, logp, ref_logp, strict=True):
         task = row.prompter.task
@@ -152,18 +204,43 @@ def _draw_labels(policy: Policy, chosen: list[Encoded], settings: PpoSettings, s
     said = [closed[b].labels[label] for b, label in pick]
     right = [chosen[b].prompter.task.judge(said[n], chosen[b].prompt.example) for n, (b, _) in enumerate(pick)]
     stats = {
+        **_shared_stats(reward, chosen, said),
         "reward": float(score_N.mean()),
         "expected_reward": float(torch.stack([(one.logp_BL.exp() * one.reward_BL).sum() for one in closed]).mean()),
         "accuracy": sum(right) / len(right),
         "unparsable": 0.0,
         "kl": float(torch.stack([(o.logp_BL.exp() * (o.logp_BL - o.ref_logp_BL)).sum() for o in closed]).mean()),
         "answer_tokens": 1.0,
-        "most_common": Counter(said).most_common(1)[0][1] / len(said),
     }
     value_N = value.repeat_interleave(settings.answers)
     mask_N1 = torch.ones((len(pick), 1), dtype=torch.bool, device=policy.device)
     logp_N1, ref_N1, value_N1 = logp_N[:, None], ref_N[:, None], value_N[:, None]
-    return Rollout(rows, kinds, mask_N1, logp_N1, ref_N1, value_N1, score_N, stats, label_BK.to(policy.device), closed)
+    drawn_BK = label_BK.to(policy.device)
+    return Rollout(chosen, rows, mask_N1, logp_N1, ref_N1, value_N1, score_N, stats, drawn_BK, closed)
+
+
+def _shared_stats(reward: Reward, chosen: Sequence[Encoded], said: Sequence[str | None]) -> dict[str, float]:
+    """The metric of which the reward is the derivative, and how common the most common answer and gold label are: of
+    several tasks the mean, weighted by their rows."""
+    K = len(said) // len(chosen)
+    task_of = [row.prompter.task.name for row in chosen]
+    given, gold = (
+        _most_common([(name, label) for name, label in zip(names, labels, strict=True)])
+        for names, labels in (
+            ([name for name in task_of for _ in range(K)], said),
+            (task_of, [row.prompter.task.gold(row.prompt.example) for row in chosen]),
+        )
+    )
+    stats = {"most_common": given, "gold_common": gold}
+    return {**stats, "metric": sum(reward.value.values()) / len(reward.value)} if reward.value else stats
+
+
+def _most_common(labels: Sequence[tuple[str, str | None]]) -> float:
+    """Share of the (task, label) pairs that are their task's most common."""
+    best: dict[str, int] = {}
+    for (task, _), count in Counter(labels).items():
+        best[task] = max(best.get(task, 0), count)
+    return sum(best.values()) / len(labels)
 
 
 def _invert(logp_L: Tensor, uniform_K: Tensor) -> Tensor:
@@ -173,11 +250,14 @@ def _invert(logp_L: Tensor, uniform_K: Tensor) -> Tensor:
     return torch.searchsorted(mass_L, at_K, right=True).clamp(max=len(mass_L) - 1)
 
 
-def _score_all_labels(policy: Policy, rows: Sequence, kinds: Sequence[str], max_tokens: int) -> tuple[list, Tensor]:
+def _score_all_labels(
+    policy: Policy, chosen: Sequence[Encoded], rows: Sequence, max_tokens: int
+) -> tuple[list, Tensor]:
+    kinds = [row.prompter.task.name for row in chosen]
     logp: list[Tensor] = [torch.empty(0)] * len(rows)
     value_B = torch.zeros(len(rows), device=policy.device)
     for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
-        logp_BL, value = score_labels(policy, batch, [rows[i][1] for i in batch.rows])
+        logp_BL, value = score_labels(policy, batch, [chosen[i] for i in batch.rows])
         for i, row in enumerate(batch.rows):
             logp[row], value_B[row] = logp_BL[i], value[i]
     return logp, value_B
@@ -187,7 +267,9 @@ def _score_all_labels(policy: Policy, rows: Sequence, kinds: Sequence[str], max_
 
 
 @torch.no_grad()
-def _write_text(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int) -> Rollout:
+def _write_text(
+    policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int, reward: Reward
+) -> Rollout:
     uniform = uniforms(len(chosen), settings.answers, longest, settings.seed, "rollout", step)
     prompts = [row.ids for row in chosen]
     kinds = [row.prompter.task.name for row in chosen]
@@ -202,20 +284,20 @@ def _write_text(policy: Policy, chosen: list[Encoded], settings: PpoSettings, st
     logp_NA, value_NA = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=True)
     with policy.as_reference():
         ref_logp_NA, _ = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=False)
-    reward = REWARDS[settings.reward]
     asked = [row for row in chosen for _ in range(settings.answers)]
     parsed = [row.prompter.parse(answer.text) for row, answer in zip(asked, flat, strict=True)]
     judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
+    reward.observe([(task, example) for task, _, example in judged], [{label: 1.0} for label in parsed])
     score_N = torch.tensor([reward(*one) for one in judged], device=logp_NA.device)
     stats = {
+        **_shared_stats(reward, chosen, parsed),
         "reward": float(score_N.mean()),
         "accuracy": sum(task.judge(label, example) for task, label, example in judged) / len(flat),
         "unparsable": sum(p is None for p in parsed) / len(flat),
         "kl": float((logp_NA - ref_logp_NA).sum(1).mean()),  # nats an answer, the k1 estimator
         "answer_tokens": float(mask_NA.sum(1).float().mean()),
-        "most_common": Counter(parsed).most_common(1)[0][1] / len(flat),
     }
-    return Rollout(rows, kinds, mask_NA.to(logp_NA.device), logp_NA, ref_logp_NA, value_NA, score_N, stats)
+    return Rollout(chosen, rows, mask_NA.to(logp_NA.device), logp_NA, ref_logp_NA, value_NA, score_N, stats)
 
 
 def _score_all(

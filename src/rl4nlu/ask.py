@@ -113,10 +113,12 @@ def label_logp(
     cut = [distinguishing(row.answers) for row in rows]
     found: dict[int, list[float]] = {}
     pairs = [(row.ids, answers) for row, answers in zip(rows, cut, strict=True)]
-    for batch in micro_batches(pairs, max_tokens, policy.pad, policy.device):
+    kinds = [row.prompter.task.name for row in rows]
+    for batch in micro_batches(pairs, max_tokens, policy.pad, policy.device, kinds):
         logp_BKA = score(policy.model, batch, policy.shared).logp_BKA
         for i, row in enumerate(batch.rows):
-            found[row] = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row])[0].tolist()
+            bias_K = policy.label_bias.get(kinds[row])
+            found[row] = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row], bias_K)[0].tolist()
         advance(len(batch.rows))
     return [found[i] for i in range(len(rows))]
 

@@ -28,12 +28,15 @@ def distinguishing(answers: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], .
     return tuple(cut)
 
 
-def closed_set_logp(logp_BKA: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
+def closed_set_logp(
+    logp_BKA: Tensor, answers: Sequence[Sequence[int]], bias_K: Sequence[float] | None = None
+) -> Tensor:
     """log P(answer k | prompt, the answer is one of the set) = sum over its tokens of log-softmax among the branches.
 
     Args:
         logp_BKA: log-probability of each answer token, as the forward pass gives it.
         answers: the tokens of the K answers; none is the beginning of another.
+        bias_K: log-probabilities to take out of the answers' (batch calibration, Zhou et al. 2024, arXiv 2309.17249).
 
     Returns:
         (B, K), each row's probabilities adding up to one.
@@ -47,7 +50,7 @@ def closed_set_logp(logp_BKA: Tensor, answers: Sequence[Sequence[int]]) -> Tenso
         rivals_BKK = torch.where(stands_AKK[a], logp_BKA[:, None, :, a], float("-inf"))
         norm_BK = torch.where(reads_AK[a][:, None], rivals_BKK, 0.0).logsumexp(-1)
         total_BK = total_BK + torch.where(reads_AK[a], logp_BKA[:, :, a] - norm_BK, 0.0)
-    return total_BK
+    return total_BK if bias_K is None else (total_BK - total_BK.new_tensor(bias_K)).log_softmax(1)
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .settings import LoraSettings
 MINI = "mini"
 MINILM = "minilm"
 REFERENCE = "reference"
+LABEL_BIAS = "label_bias.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,6 +42,8 @@ class Policy:
     shared: bool
     """Whether the shared way of the forward pass is exact for this model."""
     value_head: nn.Linear | None = None
+    label_bias: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Task -> log-probability of each label that is taken out of the policy over labels (PPO's `debias`)."""
 
     @property
     def device(self) -> torch.device:
@@ -88,11 +91,13 @@ class Policy:
         nn.init.zeros_(self.value_head.bias)
 
     def save(self, folder: Path) -> None:
-        """Write the adapter (loads with plain peft) and, beside it, the value head."""
+        """Write the adapter (loads with plain peft) and, beside it, the value head and the label bias."""
         self.model.save_pretrained(folder / "adapter", selected_adapters=["default"], safe_serialization=True)
         if self.value_head is not None:
             weights: dict[str, Tensor] = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
             save_file(weights, folder / "value_head.safetensors")
+        if self.label_bias:
+            (folder / LABEL_BIAS).write_text(json.dumps(self.label_bias, indent=1) + "\n", encoding="utf-8")
 
     def load_value_head(self, folder: Path) -> bool:
         """Take over the value head of another PPO run, where it has one."""
@@ -151,7 +156,11 @@ def load_policy(
     torch.manual_seed(seed)
     with quiet_peft():
         model = _with_adapters(model, name, lora, adapter, reference)
-    return Policy(name, model.eval(), tokenizer, shared)
+    policy = Policy(name, model.eval(), tokenizer, shared)
+    bias = None if adapter is None else adapter / LABEL_BIAS
+    if bias is not None and bias.is_file():
+        policy.label_bias = {task: tuple(row) for task, row in json.loads(bias.read_text(encoding="utf-8")).items()}
+    return policy
 
 
 def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Path | None, reference: bool) -> Any:

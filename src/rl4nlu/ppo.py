@@ -5,60 +5,120 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import optim
-from .actions import Rollout, acts_on_labels, rescore, roll_out, score_labels
+from .actions import (
+    Rollout,
+    acts_on_labels,
+    gold_labels,
+    rescore,
+    reward_of,
+    roll_out,
+    rows_to_rescore,
+    score_labels,
+)
 from .advantages import gae, group_relative, leave_one_out, returns_to_go, whiten
-from .ask import Question
-from .losses import Loss, expected_loss, ppo_loss
+from .ask import Question, label_logp
+from .calibrate import mean_logp
+from .collapse import Watch
+from .curriculum import most_uncertain
+from .losses import Loss, expected_loss, ppo_loss, sft_loss
 from .mixture import Mixture
 from .models import Policy
-from .rewards import KLController, token_rewards
+from .rewards import KLController, check_reward, token_rewards
 from .run import Meter, Run
 from .seeding import generator
 from .selection import BestState
 from .settings import PpoSettings
-from .tokens import Batch, micro_batches
+from .tasks import find_all
+from .tokens import Batch, Encoded, micro_batches
 from .training import train_and_measure
 
 LEARNING_RATE = 1e-4
 """At width 256; see optim.base_rate."""
+BIAS_ROWS = 256
+"""Training rows of each task on which the start's label bias is measured."""
 
 
 def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
     extra = {"estimator": settings.estimator, "actions": "labels" if acts_on_labels(settings) else "free"}
     critic = settings.estimator == "gae"
+    check_reward(settings.reward, find_all(settings.task or ""))
     return train_and_measure("ppo", settings, train, reference=True, critic=critic, extra=extra)
 
 
 def train(
     policy: Policy, mixture: Mixture, held: list[Question], settings: PpoSettings, run: Run
-) -> tuple[int, dict[str, float]]:
+) -> tuple[int, dict[str, Any]]:
     """The training loop. Returns the number of steps, each a rollout and its inner epochs, and which one was kept."""
     policy.model.eval()  # no dropout, so that the first ratio is one
     steps = optim.steps_of(settings, len(mixture))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     optimizer = optim.make_optimizer(settings, policy.trainable())
+    if settings.debias and not policy.label_bias:
+        policy.label_bias = label_bias(policy, mixture, settings)
     best = BestState(policy, held, settings, steps)
     controller = KLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+    reward, watch = reward_of(settings), Watch(steps)
     with Meter(f"ppo {mixture.title}", steps) as meter:
         for step in range(steps):
             start = time.perf_counter()
-            rollout = roll_out(policy, mixture.batch(step), settings, step, mixture.longest_answer + 4)
+            chosen = prompts_of(policy, mixture, settings, step)
+            rollout = roll_out(policy, chosen, settings, step, mixture.longest_answer + 4, reward)
             rate = optim.rate_at(settings, base, step, steps)
             stats = update(policy, optimizer, rollout, settings, controller.coef, rate, step)
             controller.update(rollout.stats["kl"], len(rollout.score_N))
-            speed = len(rollout.rows) / (time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            speed = len(rollout.rows) / seconds
             record = {"step": step + 1, **stats, **rollout.stats, "kl_coef": controller.coef, "learning_rate": rate}
-            run.log({**record, "examples_per_second": speed, **best.after(step + 1, steps)})
+            speeds = {"examples_per_second": speed, "tokens_per_second": tokens_of(rollout) / seconds}
+            new = watch.see(record)
+            named = {"collapse": [one.name for one in new]} if new else {}
+            run.log({**record, **speeds, **best.after(step + 1, steps), **named})
             shown = {name: record[name] for name in ("reward", "accuracy", "kl", "unparsable")}
             meter.advance(1, **shown, examples_per_second=speed)
-    return steps, best.restore()
+            for one in new:
+                meter.note(f"warning: step {step + 1}: collapse ({one.name}): {one.what}. To change: {one.cure}")
+            if new and settings.on_collapse == "stop":
+                steps = step + 1
+                meter.note("stopped, as --on-collapse stop says")
+                break
+    names = {"collapse": [one.name for one in watch.found]} if watch.found else {}
+    return steps, {**best.restore(), **names}
+
+
+def prompts_of(policy: Policy, mixture: Mixture, settings: PpoSettings, step: int) -> list[Encoded]:
+    """The prompts of a step: the mixture's next ones, or those of several batches of which the policy is unsure."""
+    times = settings.oversample
+    if times == 1:
+        return mixture.batch(step)
+    candidates = [row for i in range(times) for row in mixture.batch(step * times + i)]
+    return most_uncertain(policy, candidates, settings.batch_size, settings.max_tokens, settings.seed, step)
+
+
+def label_bias(policy: Policy, mixture: Mixture, settings: PpoSettings) -> dict[str, tuple[float, ...]]:
+    """log of the mean probability of each label over training rows, whose labels are not seen: what the policy says
+    whatever the row (Zhou et al. 2024, arXiv 2309.17249, equation 5)."""
+    found = {}
+    for question in mixture.questions:
+        order = generator(settings.seed, f"bias/{question.task.name}").permutation(len(question.rows))
+        rows = [question.rows[int(i)] for i in order[:BIAS_ROWS]]
+        logp_NL = np.array(label_logp(policy, rows, settings.max_tokens))
+        found[question.task.name] = tuple(mean_logp(logp_NL)[0].tolist())
+    return found
+
+
+def tokens_of(rollout: Rollout) -> int:
+    """Tokens of the prompts and of the actions: what a step is about, however often it is run through the model."""
+    return sum(len(row.ids) for row in rollout.chosen) + int(rollout.mask_NA.sum())
 
 
 def advantages(rollout: Rollout, settings: PpoSettings, kl_coef: float) -> tuple[Tensor, Tensor]:
@@ -71,14 +131,37 @@ def advantages(rollout: Rollout, settings: PpoSettings, kl_coef: float) -> tuple
     reward_NA = token_rewards(rollout.score_N, rollout.logp_NA, rollout.ref_logp_NA, mask_NA, kl_coef)
     if settings.estimator == "gae":
         raw_NA, return_NA = gae(reward_NA, rollout.value_NA, mask_NA, settings.gamma, settings.lam)
-        return whiten(raw_NA, mask_NA), return_NA
+        return normalised(raw_NA, rollout, settings), return_NA
     if settings.estimator == "reinforce++":
-        return whiten(returns_to_go(reward_NA, mask_NA, settings.gamma), mask_NA), rollout.value_NA
+        return normalised(returns_to_go(reward_NA, mask_NA, settings.gamma), rollout, settings), rollout.value_NA
     if settings.estimator == "rloo":
         whole_BK = leave_one_out(reward_NA.sum(1).view(shape_BK))
     else:
         whole_BK = group_relative(rollout.score_N.view(shape_BK), settings.group_std)
     return torch.where(mask_NA, whole_BK.flatten()[:, None], 0.0), rollout.value_NA
+
+
+def normalised(raw_NA: Tensor, rollout: Rollout, settings: PpoSettings) -> Tensor:
+    """Advantages whitened over the batch, or over the answers of each task: rewards of tasks differ in scale."""
+    if settings.whiten == "none":
+        return raw_NA
+    if settings.whiten == "batch":
+        return whiten(raw_NA, rollout.mask_NA)
+    K, found_NA = settings.answers, torch.zeros_like(raw_NA)
+    for kind in dict.fromkeys(rollout.kinds):
+        of_kind_N = torch.tensor([name == kind for name in rollout.kinds for _ in range(K)], device=raw_NA.device)
+        found_NA = found_NA + whiten(raw_NA, rollout.mask_NA & of_kind_N[:, None])
+    return found_NA
+
+
+def learnt_from(rollout: Rollout, settings: PpoSettings) -> Tensor:
+    """Which actions have a loss, (N, A): all, but where answers to a prompt are compared with each other none of a
+    prompt whose answers all earn the same."""
+    if settings.estimator not in ("rloo", "grpo") or not settings.skip_flat:
+        return rollout.mask_NA
+    score_BK = rollout.score_N.view(len(rollout.rows), settings.answers)
+    differs_B = (score_BK != score_BK[:, :1]).any(1)
+    return rollout.mask_NA & differs_B.repeat_interleave(settings.answers)[:, None]
 
 
 def update(
@@ -93,86 +176,124 @@ def update(
     """The inner epochs over one rollout. Returns the means of the losses' parts, and the first minibatch's ratio."""
     exact = settings.estimator == "expected"
     advantage_NA, return_NA = (rollout.value_NA,) * 2 if exact else advantages(rollout, settings, kl_coef)
+    mask_NA, with_gold = learnt_from(rollout, settings), settings.sft_coef > 0
+    goal = Goal(rollout, advantage_NA, return_NA, mask_NA, settings, kl_coef)
     weights, prompts = policy.trainable(), len(rollout.rows)
+    if step < settings.critic_warmup and policy.value_head is not None:
+        weights = list(policy.value_head.parameters())
     size = min(settings.minibatch or prompts, prompts)
     sums: dict[str, float] = defaultdict(float)
-    updates, first_ratio = 0, 1.0
+    updates, first_ratio, epochs = 0, 1.0, 0
     for epoch in range(settings.inner_epochs):
         order = generator(settings.seed, f"minibatch/{epoch}", step).permutation(prompts)
+        furthest = 0.0
         for start in range(0, prompts, size):
             part = order[start : start + size].tolist()
             totals: dict[str, float] = defaultdict(float)
-            rows, kinds = [rollout.rows[p] for p in part], [rollout.kinds[p] for p in part]
-            count = int(rollout.mask_NA.view(prompts, -1)[part].sum())
+            rows, kinds = rows_to_rescore(rollout, part, with_gold), [rollout.kinds[p] for p in part]
+            goal.count = len(part) if exact else int(mask_NA.view(prompts, -1)[part].sum())
+            goal.gold_count = len(part) if rollout.label_BK is not None else sum(len(row[1][-1]) for row in rows)
+            if not goal.count and not with_gold:
+                continue  # all answers to every prompt earn the same
             for batch in micro_batches(rows, settings.max_tokens, policy.pad, policy.device, kinds):
-                at = [part[i] for i in batch.rows]
-                if exact:
-                    loss = _exact(policy, batch, rollout, at, settings, kl_coef, len(part))
-                else:
-                    loss = _sampled(policy, batch, rollout, at, advantage_NA, return_NA, settings, kl_coef, count)
+                loss = goal.loss(policy, batch, [part[i] for i in batch.rows])
                 loss.total.backward()
                 for name, part_value in loss.parts.items():
                     totals[name] += part_value
             totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
             if updates == 0:
                 first_ratio = totals["ratio"]
+            furthest = max(furthest, totals["approx_kl"])
             for name, total in totals.items():
                 sums[name] += total
             updates += 1
-    stats = {**{name: value / updates for name, value in sums.items()}, "first_ratio": first_ratio}
+        epochs += 1
+        if settings.stop_kl is not None and furthest > settings.stop_kl:
+            break
+    for weight in policy.trainable():
+        weight.grad = None  # of a critic's warm-up the policy keeps nothing
+    stats = {name: value / updates for name, value in sums.items()}
+    stats |= {"first_ratio": first_ratio, "inner_epochs": epochs}
+    if not exact:
+        stats["skipped"] = 1 - int(mask_NA.any(1).sum()) / len(mask_NA)
     return {**stats, **explained(rollout, return_NA)} if settings.estimator == "gae" else stats
 
 
-def _sampled(
-    policy: Policy,
-    batch: Batch,
-    rollout: Rollout,
-    at: list[int],
-    advantage_NA: Tensor,
-    return_NA: Tensor,
-    settings: PpoSettings,
-    kl_coef: float,
-    count: int,
-) -> Loss:
-    """The loss of a micro-batch over the actions that were sampled."""
-    now = rescore(policy, batch, rollout, at)
-    K, A = len(rollout.mask_NA) // len(rollout.rows), now.logp_nA.shape[1]
-    n = torch.tensor([p * K + k for p in at for k in range(K)], device=advantage_NA.device)
-    return ppo_loss(
-        now.logp_nA,
-        rollout.logp_NA[n, :A],
-        advantage_NA[n, :A],
-        now.value_nA,
-        rollout.value_NA[n, :A],
-        return_NA[n, :A],
-        now.entropy_nA,
-        rollout.mask_NA[n, :A],
-        count,
-        settings.clip,
-        settings.value_clip,
-        settings.value_coef if settings.estimator == "gae" else 0.0,
-        settings.entropy_coef,
-        rollout.ref_logp_NA[n, :A],
-        kl_coef if settings.estimator == "grpo" else 0.0,
-    )
+@dataclass
+class Goal:
+    """What the inner epochs over one rollout minimise."""
 
+    rollout: Rollout
+    advantage_NA: Tensor
+    return_NA: Tensor
+    mask_NA: Tensor
+    """Actions that have a loss."""
+    settings: PpoSettings
+    kl_coef: float
+    count: int = 0
+    """Actions (of the exact sum: prompts) with a loss in the minibatch."""
+    gold_count: int = 0
+    """Gold tokens (over labels: prompts) in the minibatch."""
 
-def _exact(
-    policy: Policy, batch: Batch, rollout: Rollout, at: list[int], settings: PpoSettings, kl_coef: float, count: int
-) -> Loss:
-    """The loss of a micro-batch as an exact sum over its labels."""
-    logp_BL, _ = score_labels(policy, batch, [rollout.rows[p][1] for p in at])
-    known = [rollout.closed[p] for p in at]
-    return expected_loss(
-        logp_BL,
-        torch.cat([one.logp_BL for one in known]),
-        torch.cat([one.ref_logp_BL for one in known]),
-        torch.cat([one.reward_BL for one in known]),
-        count,
-        settings.clip,
-        kl_coef,
-        settings.entropy_coef,
-    )
+    def loss(self, policy: Policy, batch: Batch, at: Sequence[int]) -> Loss:
+        """The loss of a micro-batch, with gradients.
+
+        Args:
+            policy: the policy.
+            batch: micro-batch of `rows_to_rescore`.
+            at: which prompt of the rollout each row of the batch is.
+        """
+        if self.settings.estimator == "expected":
+            loss, gold = self._exact(policy, batch, at)
+        else:
+            loss, gold = self._sampled(policy, batch, at)
+        if not self.settings.sft_coef:
+            return loss
+        sft = sft_loss(*gold, self.gold_count)
+        total = loss.total + self.settings.sft_coef * sft.total
+        return Loss(total, {**loss.parts, "loss": total.item(), "sft_loss": sft.parts["loss"]})
+
+    def _sampled(self, policy: Policy, batch: Batch, at: Sequence[int]) -> tuple[Loss, tuple[Tensor, Tensor]]:
+        """Over the actions that were sampled; and log-probabilities and mask of the gold answers."""
+        rollout, settings = self.rollout, self.settings
+        now = rescore(policy, batch, rollout, at, settings.sft_coef > 0)
+        K, A = len(rollout.mask_NA) // len(rollout.rows), now.logp_nA.shape[1]
+        n = torch.tensor([p * K + k for p in at for k in range(K)], device=self.advantage_NA.device)
+        loss = ppo_loss(
+            now.logp_nA,
+            rollout.logp_NA[n, :A],
+            self.advantage_NA[n, :A],
+            now.value_nA,
+            rollout.value_NA[n, :A],
+            self.return_NA[n, :A],
+            now.entropy_nA,
+            self.mask_NA[n, :A],
+            max(self.count, 1),
+            settings.clip,
+            settings.value_clip,
+            settings.value_coef if settings.estimator == "gae" else 0.0,
+            settings.entropy_coef,
+            rollout.ref_logp_NA[n, :A],
+            self.kl_coef if settings.estimator == "grpo" else 0.0,
+        )
+        return loss, (now.gold_logp_bA, now.gold_mask_bA)
+
+    def _exact(self, policy: Policy, batch: Batch, at: Sequence[int]) -> tuple[Loss, tuple[Tensor, Tensor]]:
+        """As an exact sum over the labels; and log-probability and mask of the gold ones."""
+        logp_BL, _ = score_labels(policy, batch, [self.rollout.chosen[p] for p in at])
+        known = [self.rollout.closed[p] for p in at]
+        loss = expected_loss(
+            logp_BL,
+            torch.cat([one.logp_BL for one in known]),
+            torch.cat([one.ref_logp_BL for one in known]),
+            torch.cat([one.reward_BL for one in known]),
+            self.count,
+            self.settings.clip,
+            self.kl_coef,
+            self.settings.entropy_coef,
+        )
+        gold_logp_B1 = logp_BL.gather(1, gold_labels(self.rollout, at, logp_BL.device)[:, None])
+        return loss, (gold_logp_B1, torch.ones_like(gold_logp_B1, dtype=torch.bool))
 
 
 def explained(rollout: Rollout, return_NA: Tensor) -> dict[str, float]:

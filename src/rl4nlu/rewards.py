@@ -1,27 +1,41 @@
 """An answer against its gold label -> a score; the per-token KL penalty and its controllers.
 
-The reward asks `Task.judge`, as the metric does. Shapes: B answers, A answer tokens.
+The reward asks `Task.judge`, as the metric does. Shapes: B answers, A answer tokens, L labels, C = L + 1 answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
 
 import torch
 from torch import Tensor
 
+from .errors import UserError, did_you_mean
+from .soft_metrics import SOFT, derivative
 from .tasks import Example, Task
+
+RewardFunction = Callable[[Task, str | None, Example], float]
+"""(task, label that was said or None, row) -> what it earns."""
+ENTRY_POINTS = "rl4nlu.rewards"
+"""Entry points under which an installed package offers rewards of its own, by name."""
+METRIC = "metric"
 
 
 def paper_reward(task: Task, prediction: str | None, example: Example) -> float:
     """+1 right, -1 wrong, -3 not parsable; numeric tasks: 2.5 - |prediction - gold|, -2.5 not parsable
     (arXiv 2410.11020, section 3)."""
+    penalty = FORMAT_PENALTY["paper"] if prediction is None and not task.numeric else 0.0
+    return signed_match(task, prediction, example) - penalty
+
+
+def signed_match(task: Task, prediction: str | None, example: Example) -> float:
+    """+1 right, -1 wrong or not parsable; numeric tasks: 2.5 - |prediction - gold|, -2.5 not parsable."""
     assert example.label is not None, "a reward needs a gold label"
     if task.numeric:
         return -2.5 if prediction is None else 2.5 - abs(float(prediction) - float(example.label))
-    if prediction is None:
-        return -3.0
     return 1.0 if task.judge(prediction, example) else -1.0
 
 
@@ -30,7 +44,122 @@ def exact_match(task: Task, prediction: str | None, example: Example) -> float:
     return float(task.judge(prediction, example))
 
 
-REWARDS: dict[str, Callable[[Task, str | None, Example], float]] = {"paper": paper_reward, "exact": exact_match}
+REWARDS: dict[str, RewardFunction] = {"paper": paper_reward, "exact": exact_match}
+CORRECTNESS: dict[str, RewardFunction] = {"paper": signed_match, "exact": exact_match}
+"""The rewards without what is taken off for the form."""
+FORMAT_PENALTY = {"paper": 2.0}
+"""What an answer that cannot be parsed costs beside being wrong."""
+
+
+@dataclass
+class Reward:
+    """What an answer earns, in one run: one of REWARDS, a function of another package, or the derivative of the
+    task's own metric, which `observe` keeps up to date."""
+
+    name: str
+    format_penalty: float | None = None
+    """What an answer that cannot be parsed costs beside being wrong; None: what the reward says itself."""
+    window: int = 8
+    """Steps over which the table of gold labels and answers is averaged."""
+    value: dict[str, float] = field(default_factory=dict)
+    """Task -> its metric on that table, where the reward is the metric's derivative."""
+    tables: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._slopes: dict[str, Tensor] = {}
+        self._given = None if self.name == METRIC else find_reward(self.name)
+
+    def __call__(self, task: Task, prediction: str | None, example: Example) -> float:
+        """What this answer to this row earns.
+
+        Raises:
+            UserError: a function of another package gave no finite number.
+        """
+        if self._given is None:
+            place = _place(task, prediction)
+            earned = float(self._slopes[task.name][_place(task, task.gold(example)), place])
+        elif prediction is None and self.format_penalty is not None:
+            earned = CORRECTNESS.get(self.name, self._given)(task, prediction, example)
+        else:
+            earned = float(self._given(task, prediction, example))
+        if not math.isfinite(earned):
+            raise UserError(f"--reward {self.name}: it gave {earned} for {prediction!r} on row {example.id}")
+        return earned - (self.format_penalty or 0.0) * (prediction is None)
+
+    def observe(self, asked: Sequence[tuple[Task, Example]], said: Sequence[Mapping[str | None, float]]) -> None:
+        """Take note of the answers of a step before they are rewarded.
+
+        Args:
+            asked: the prompts.
+            said: for each prompt the mass of each answer: probabilities, or shares of the sampled answers.
+        """
+        if self._given is not None:
+            return
+        new: dict[str, Tensor] = {}
+        tasks: dict[str, Task] = {}
+        for (task, example), masses in zip(asked, said, strict=True):
+            tasks[task.name] = task
+            L = len(task.labels)
+            table_LC = new.setdefault(task.name, torch.zeros((L, L + 1), dtype=torch.float64))
+            for answer, mass in masses.items():
+                table_LC[_place(task, task.gold(example)), _place(task, answer)] += mass
+        for name, table_LC in new.items():
+            table_LC /= table_LC.sum()
+            self.steps[name] = self.steps.get(name, 0) + 1
+            before_LC = self.tables.get(name, table_LC)
+            self.tables[name] = before_LC + (table_LC - before_LC) / min(self.steps[name], self.window)
+            task = tasks[name]
+            numbers = [float(label) for label in task.labels] if task.numeric else range(len(task.labels))
+            self.value[name], self._slopes[name] = derivative(task.metrics[0], self.tables[name], list(numbers))
+
+
+def find_reward(name: str) -> RewardFunction:
+    """The reward of this name: one of REWARDS, or an entry point of an installed package.
+
+    Raises:
+        UserError: there is none, or it cannot be loaded.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    offered = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+    if name not in offered:
+        known = [*REWARDS, METRIC, *offered]
+        raise UserError(
+            f"--reward {name}: no such reward{did_you_mean(name, known)}; there are {', '.join(known)}; a function of "
+            f"your own is offered by an installed package as an entry point of {ENTRY_POINTS!r}"
+        )
+    try:
+        found = offered[name].load()
+    except Exception as wrong:  # whatever goes wrong while another package is imported
+        raise UserError(f"--reward {name}: {offered[name].value} cannot be loaded ({wrong})") from None
+    if not callable(found):
+        raise UserError(f"--reward {name}: {offered[name].value} is no function of (task, prediction, example)")
+    return found
+
+
+def check_reward(name: str, tasks: Sequence[Task]) -> None:
+    """Whether this reward is there and fits the tasks.
+
+    Raises:
+        UserError: it is not, or does not.
+    """
+    if name != METRIC:
+        find_reward(name)
+        return
+    for task in tasks:
+        if task.metrics[0] not in SOFT:
+            raise UserError(
+                f"--reward {METRIC}: {task.metrics[0]} of {task.name} is counted by group, so it has no derivative by "
+                f"the answer; the metrics that have one: {', '.join(SOFT)}"
+            )
+
+
+def _place(task: Task, answer: str | None) -> int:
+    """Row or column of an answer in the table; numbers stand at the nearest label."""
+    if answer is None:
+        return len(task.labels)
+    return task.labels.index(task.nearest(float(answer)) if task.numeric else answer)
 
 
 def token_rewards(score_B: Tensor, logp_BA: Tensor, ref_logp_BA: Tensor, mask_BA: Tensor, kl_coef: float) -> Tensor:

@@ -44,7 +44,7 @@ class Run:
         for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
             dump(Path(name), path / "tasks" / Path(name).name)
         (path / "command.txt").write_text(f"{config.command_line(command, settings)}\n", encoding="utf-8")
-        _write_json(path / "environment.json", environment())
+        write_json(path / "environment.json", environment())
         return cls(path)
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ class Run:
 
     def write_results(self, results: list[dict[str, Any]]) -> None:
         """Replace results.json by all results so far, in one step."""
-        _write_json(self.path / "results.json", {"schema": SCHEMA, "results": results})
+        write_json(self.path / "results.json", {"schema": SCHEMA, "results": results})
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -135,7 +135,8 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file in one step: it is the old one or the new one, never half of it."""
     part = path.with_suffix(".json.part")
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
@@ -168,6 +169,13 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Say something beside the progress."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr)
 
     def advance(self, count: int = 1, **notes: float) -> None:
         """So much more is done; the notes are shown beside it."""

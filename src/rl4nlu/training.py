@@ -17,7 +17,7 @@ from .settings import TrainSettings
 from .tasks import find_all
 
 T = TypeVar("T", bound=TrainSettings)
-Loop = Callable[[Policy, Mixture, list[Question], T, Run], tuple[int, dict[str, float]]]
+Loop = Callable[[Policy, Mixture, list[Question], T, Run], tuple[int, dict[str, Any]]]
 """(policy, training rows, held-out rows, settings, run) -> number of steps, and which of them was kept."""
 
 

@@ -1,0 +1,67 @@
+"""Collapses are named when they come, once each, and a healthy run has none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rl4nlu.collapse import KL_RUNAWAY, SAME_ANSWER, STUCK, UNPARSABLE, Watch
+
+STEPS = 200
+HEALTHY = {
+    "reward": 0.2,
+    "accuracy": 0.6,
+    "unparsable": 0.0,
+    "most_common": 0.6,
+    "gold_common": 0.55,
+    "kl": 0.5,
+    "entropy": 0.4,
+}
+
+
+def seen(rows, steps: int = STEPS) -> list[tuple[int, str]]:
+    watch = Watch(steps)
+    return [(step, one.name) for step, row in enumerate(rows, 1) for one in watch.see({**HEALTHY, **row})]
+
+
+def test_a_healthy_run_has_none():
+    rng = np.random.default_rng(0)
+    assert seen([{"reward": 0.005 * i + 0.1 * rng.normal(), "kl": 0.02 * i} for i in range(STEPS)]) == []
+
+
+@pytest.mark.parametrize(
+    ("figures", "name"),
+    [
+        ({"unparsable": 1.0, "most_common": 1.0}, UNPARSABLE.name),
+        ({"most_common": 1.0}, SAME_ANSWER.name),
+        ({"entropy": 0.001}, STUCK.name),
+    ],
+)
+def test_each_is_named_once_and_in_time(figures, name):
+    found = seen([{}] * 50 + [figures] * 100)
+    assert [one for _, one in found] == [name]
+    assert 50 < found[0][0] <= 75
+
+
+def test_a_policy_that_runs_from_its_reference_for_nothing():
+    rows = [{}] * 40 + [{"kl": 0.5 * 1.15**i, "reward": 0.2 - 0.002 * i} for i in range(40)]
+    assert [one for _, one in seen(rows)] == [KL_RUNAWAY.name]
+    rising = [{}] * 40 + [{"kl": 0.5 * 1.15**i, "reward": 0.2 + 0.02 * i} for i in range(40)]
+    assert seen(rising) == []  # far from the reference, but it pays: free text that has just found the format
+
+
+def test_what_is_no_collapse():
+    """Rows that are nearly all of one label; a policy that has solved its task."""
+    assert seen([{"most_common": 1.0, "gold_common": 0.95}] * 100) == []
+    assert seen([{"entropy": 0.0, "accuracy": 0.99}] * 100) == []
+
+
+def test_steps_without_any_loss_count_as_certain():
+    """All answers to every prompt earn the same: no entropy is measured, and nothing is learnt."""
+    row = {name: value for name, value in HEALTHY.items() if name != "entropy"}
+    watch = Watch(40)
+    assert [one.name for _ in range(20) for one in watch.see(row)] == [STUCK.name]
+
+
+def test_a_short_run_is_judged_by_fewer_steps():
+    assert [step for step, _ in seen([{"unparsable": 1.0}] * 20, steps=20)] == [5]
