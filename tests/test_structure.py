@@ -22,6 +22,7 @@ FLOW = [
     "models",
     "labels",
     "rollout",
+    "soft_metrics",
     "rewards",
     "actions",
     "advantages",
@@ -31,6 +32,8 @@ FLOW = [
     "compare",
     "ask",
     "calibrate",
+    "collapse",
+    "curriculum",
     "evaluate",
     "optim",
     "mixture",
@@ -45,12 +48,15 @@ FLOW = [
     "submit",
     "tables",
     "report",
+    "plan",
+    "workers",
+    "suite",
     "new",
     "check",
     "demo",
     "cli",
 ]
-MATHS = {"advantages", "losses", "labels"}
+MATHS = {"advantages", "losses", "labels", "soft_metrics"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_ATTRIBUTES = {("torch", "load"), ("yaml", "load"), ("pickle", "load"), ("pickle", "loads")}
 FILES = sorted(SOURCE.rglob("*.py"))

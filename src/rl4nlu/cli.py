@@ -185,6 +185,21 @@ def report(args: Args) -> None:
     print(f"the report is in {settings.out}")
 
 
+def suite(args: Args) -> int:
+    """Tasks x methods x seeds from one file: the plan, all runs, one report; the same command goes on after a stop.
+
+    rl4nlu suite study.yaml --jobs 2
+    """
+    from .settings import SuiteSettings
+
+    settings = _settings(SuiteSettings, args, "suite")
+    if not args or args[0].startswith("-"):
+        raise UserError(f"suite needs a file: {_example('suite')}")
+    from .suite import suite as run_it
+
+    return run_it(settings.model_copy(update={"out": settings.out or Path("runs") / Path(args[0]).stem}))
+
+
 def tasks(args: Args) -> None:
     """The tasks: metrics, splits, label words.
 
@@ -224,7 +239,7 @@ def demo(args: Args) -> None:
     run_it(settings)
 
 
-COMMANDS: dict[str, Callable[[Args], None]] = {
+COMMANDS: dict[str, Callable[[Args], int | None]] = {
     "demo": demo,
     "tasks": tasks,
     "evaluate": evaluate,
@@ -234,13 +249,15 @@ COMMANDS: dict[str, Callable[[Args], None]] = {
     "predict": predict,
     "submit": submit,
     "report": report,
+    "suite": suite,
     "new": new,
     "check": check,
 }
 
 
 def main(argv: Args | None = None) -> int:
-    """Run one sub-command. Returns the exit code: 0; 2 for input that the user can mend; 3 for a run that diverged."""
+    """Run one sub-command. Returns the exit code: 0; 1 if runs of a suite failed; 2 for input that the user can mend; 3
+    for a run that diverged."""
     # waiting threads of GNU's OpenMP burn their core for long by default; beside another job that slows both manyfold
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     args = list(sys.argv[1:] if argv is None else argv)
@@ -257,7 +274,7 @@ def main(argv: Args | None = None) -> int:
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"no command is called {args[0]!r}{did_you_mean(args[0], COMMANDS)}; see: rl4nlu --help")
-        COMMANDS[args[0]](args[1:])
+        return COMMANDS[args[0]](args[1:]) or 0
     except UserError as error:
         if debug:
             raise
@@ -272,7 +289,6 @@ def main(argv: Args | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    return 0
 
 
 def _help() -> str:

@@ -17,7 +17,7 @@ from .compare import Difference, compare, holm
 from .errors import UserError
 from .metrics import Outcome
 from .run import read_results
-from .tables import averages, column, grid, heads, main_metric, p_text, rows_text
+from .tables import averages, grid, heads, main_metric, p_text, rows_text
 from .tasks import TASKS, Example, Task
 from .tasks.own import read_task
 
@@ -37,6 +37,11 @@ class RunView:
     settings: str
     tasks: dict[str, Task]
     """The tasks of its results by name, the user's own among them."""
+
+    @property
+    def title(self) -> str:
+        """Its folder's name; of a run of a suite, whose folders are alike, with the method's."""
+        return "/".join([*(result["name"] for result in self.results[:1] if "name" in result), self.path.name])
 
 
 def collect(paths: Sequence[Path]) -> list[RunView]:
@@ -111,6 +116,10 @@ def write_page(runs: Sequence[RunView], out: Path, found: Sequence[Difference]) 
     """
     results = [result for run in runs for result in run.results if result["metrics"]]
     columns, table = grid(results)
+
+    def place(headed: tuple[str, dict[str, Any]]) -> tuple[int, int]:
+        return list(table).index(headed[1]["task"]), columns.index(headed[0])
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rl4nlu", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -122,10 +131,10 @@ def write_page(runs: Sequence[RunView], out: Path, found: Sequence[Difference]) 
         p_text=p_text,
         rows_text=rows_text,
         metric={result["task"]: main_metric(result) for result in results},
-        results=sorted(results, key=lambda result: (list(table).index(result["task"]), columns.index(column(result)))),
+        results=[result for _, result in sorted(zip(heads(results), results, strict=True), key=place)],
         runs=runs,
-        curves=[(run.path.name, _curves(run)) for run in runs if run.steps],
-        examples=[(run.path.name, _examples(run)) for run in runs if run.predictions],
+        curves=[(run.title, _curves(run)) for run in runs if run.steps],
+        examples=[(run.title, _examples(run)) for run in runs if run.predictions],
         seeds=max((cell.seeds for row in table.values() for cell in row.values()), default=1),
     )
     try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Frozen(BaseModel):
@@ -151,8 +152,13 @@ class PpoSettings(TrainSettings):
     """Sampled answers a prompt."""
     answer_tokens: int | None = Field(None, gt=0)
     """Longest sampled answer (default: the longest label's, and 4)."""
-    reward: Literal["paper", "exact"] = "paper"
-    """paper: +1 right, -1 wrong, -3 not parsable; exact: 1 or 0."""
+    reward: str = "paper"
+    """paper: +1 right, -1 wrong, -3 not parsable; exact: 1 or 0; metric: the derivative of the task's own metric; or
+    the name of an installed package's reward."""
+    format_penalty: float | None = Field(None, ge=0)
+    """What an answer that cannot be parsed costs beside being wrong (default: the reward's own; paper: 2)."""
+    metric_window: int = Field(8, ge=1)
+    """metric: steps whose answers make up the table of which the derivative is taken."""
     inner_epochs: int = Field(4, ge=1)
     """Passes over each step's rollouts."""
     minibatch: int | None = Field(None, gt=0)
@@ -165,6 +171,8 @@ class PpoSettings(TrainSettings):
     """Weight of the value loss."""
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of the entropy bonus."""
+    sft_coef: float = Field(0.0, ge=0)
+    """Weight of an SFT term on the gold answers (hybrid)."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount."""
     lam: float = Field(0.95, ge=0, le=1)
@@ -175,11 +183,29 @@ class PpoSettings(TrainSettings):
     """Adapt the penalty to this KL, in nats an answer; none: fixed."""
     kl_horizon: int = Field(10_000, gt=0)
     """Answers over which the penalty adapts."""
+    stop_kl: float | None = Field(None, gt=0)
+    """End a step's inner epochs once the policy is this far (nats a token) from where the step began."""
+    whiten: Literal["batch", "task", "none"] = "batch"
+    """gae, reinforce++: normalise advantages over the batch, over each task's share of it, or not."""
+    skip_flat: bool = True
+    """rloo, grpo: leave out prompts whose answers all earn the same; only their KL penalty would move the policy."""
+    critic_warmup: int = Field(0, ge=0)
+    """gae: steps at the start that train the critic alone."""
+    oversample: int = Field(1, ge=1, le=64)
+    """Draw each step's prompts from N times as many, those of which the policy is unsure (p (1 - p)) more often."""
+    debias: bool = False
+    """labels: measure how likely each label is at the start whatever the row, and take that out of the policy."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """When the policy collapses (one answer for all, KL runaway, ...): say so, or also end the training."""
 
     @model_validator(mode="after")
     def _estimator_fits(self) -> PpoSettings:
         if self.estimator == "expected" and self.actions == "free":
             raise ValueError("--estimator expected sums over the labels: leave out --actions free")
+        if self.debias and self.actions != "labels" and self.estimator != "expected":
+            raise ValueError("--debias corrects the policy over labels: add --actions labels")
+        if self.critic_warmup and self.estimator != "gae":
+            raise ValueError(f"--estimator {self.estimator} has no critic: leave out --critic-warmup")
         if self.estimator in ("rloo", "grpo") and self.answers < 2:
             raise ValueError(f"--estimator {self.estimator} compares the answers to a prompt: give --answers 2 or more")
         return self
@@ -258,6 +284,34 @@ class DemoSettings(Frozen):
     """All randomness is derived from it."""
 
 
+class SuiteSettings(Frozen):
+    """Tasks x methods x seeds. What stands in the file alone, without flags: common, tasks, methods."""
+
+    out: Path | None = None
+    """Folder of all runs (default: runs/ and the name of the file)."""
+    jobs: int = Field(1, ge=1, le=256)
+    """Runs at a time."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Every method is run with each, if anything in it is random."""
+    data: Path | None = None
+    """Folder in the official layout, over that of common."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    common: Annotated[dict[str, Any], tyro.conf.Suppress, tyro.conf.Fixed] = {}
+    """In the file: settings of all runs whose command knows them; limit is of training rows, eval_limit of others."""
+    tasks: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = {}
+    """In the file: names, or name: settings of the runs on it, over those of common."""
+    methods: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = {}
+    """In the file: name: command, settings; [A, B]: tuned; =METHOD: as there; init: METHOD; steps: times max_steps."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_alone(cls, tasks: Any) -> Any:
+        if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
+            return {name: {} for name in tasks}
+        return {k: {} if v is None else v for k, v in tasks.items()} if isinstance(tasks, dict) else tasks
+
+
 BERT = {"epochs": 3, "batch_size": 32, "learning_rate": 2e-5, "warmup": 0.1, "weight_decay": 0.01, "tune": "full"}
 PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
     EvaluateSettings: {"paper": {"template": "verdict", "decode": "sample", "unparsable": "random"}},
@@ -306,6 +360,7 @@ COMMANDS: dict[str, type[Frozen]] = {
     "submit": SubmitSettings,
     "report": ReportSettings,
     "check": CheckSettings,
+    "suite": SuiteSettings,
 }
 """Commands that have settings."""
 RUNS: dict[str, type[Settings]] = {name: kind for name, kind in COMMANDS.items() if issubclass(kind, Settings)}

@@ -41,7 +41,10 @@ class Cell:
 
 
 def column(result: dict[str, Any], with_model: bool = False) -> str:
-    """The method as a column's head: with its model, shots, template and decoding where they are not the usual ones."""
+    """The method as a column's head: the name that a suite gave it; else with its model, shots, template and decoding
+    where they are not the usual ones."""
+    if "name" in result:
+        return result["name"]
     extras = [Path(result["model"]).name] if with_model or result["method"] == "classify" else []
     extras += [result["estimator"]] if result.get("estimator", "gae") != "gae" else []
     extras += ["labels"] if result.get("actions") == "labels" and result["estimator"] != "expected" else []
@@ -79,7 +82,15 @@ def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[s
             found[result["task"]][head].append(result)
     order = {method: i for i, method in enumerate(METHODS)}
     known = dict.fromkeys(head for row in found.values() for head in row)
-    columns = sorted(known, key=lambda head: (order.get(head.split(" ")[0], len(METHODS)), head))
+    named = list(dict.fromkeys(head for result, head in zip(results, heads(results), strict=True) if "name" in result))
+
+    def place(head: str) -> tuple[int, str]:
+        """A suite's methods in the suite's order, behind all others."""
+        if head in named:
+            return len(METHODS) + 1 + named.index(head), ""
+        return order.get(head.split(" ")[0], len(METHODS)), head
+
+    columns = sorted(known, key=place)
     table: dict[str, dict[str, Cell]] = {}
     for task in sorted(found, key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS)):
         cells = {head: _cell(group) for head, group in found[task].items()}
