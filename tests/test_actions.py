@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,19 @@ import torch
 
 from policies import assert_same_gradients
 from rl4nlu import data, optim, ppo
-from rl4nlu.actions import roll_out
+from rl4nlu.actions import roll_out, rows_to_rescore
 from rl4nlu.ask import encode, label_logp
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
+from rl4nlu.evaluate import evaluate
+from rl4nlu.forward import score
+from rl4nlu.losses import sft_loss
+from rl4nlu.mixture import Mixture
 from rl4nlu.models import load_policy
 from rl4nlu.rewards import paper_reward
-from rl4nlu.settings import PpoSettings
-from rl4nlu.tasks import find
+from rl4nlu.settings import EvaluateSettings, PpoSettings
+from rl4nlu.tasks import TASKS, find
+from rl4nlu.tokens import micro_batches
 
 TASK = "mini/question"
 ESTIMATORS = ["gae", "rloo", "grpo", "reinforce++", "expected"]
@@ -135,3 +141,161 @@ def test_numbers_have_their_ordinal_reward(real_data):
         assert closed.reward_BL[0].tolist() == pytest.approx(
             [2.5 - abs(float(x) - gold) for x in task.labels], abs=1e-6
         )
+
+
+# -- what keeps it stable ----------------------------------------------------------------------------------------------
+
+
+def gradient_of(chosen: PpoSettings, policy, rollout, gradients) -> torch.Tensor:
+    """The gradient of one update at rate 0, flat; nothing where no step was taken."""
+    gradients.clear()
+    optimizer = optim.make_optimizer(chosen, policy.trainable())
+    ppo.update(policy, optimizer, rollout, chosen, chosen.kl_coef, 0.0, 0)
+    return torch.cat([g.flatten() for g in gradients[0]]) if gradients else torch.zeros(0)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "actions"), [("gae", "free"), ("rloo", "free"), ("grpo", "labels"), ("expected", "labels")]
+)
+def test_the_sft_term_adds_the_gradient_of_supervised_fine_tuning(gradients, estimator, actions):
+    """Hybrid: the RL gradient and c times that of the gold answers; over labels, of their probability in the set."""
+    common = {"estimator": estimator, "actions": actions, "inner_epochs": 1, "max_grad_norm": 1e9, "max_tokens": 300}
+    alone, mixed = settings(**common), settings(**common, sft_coef=0.5)
+    policy, rows = start(alone)
+    rollout = roll_out(policy, rows, alone, 0, longest=8)
+    difference = gradient_of(mixed, policy, rollout, gradients) - gradient_of(alone, policy, rollout, gradients)
+    pairs = [(row.ids, [row.answers[row.gold]]) for row in rows]
+    if actions == "free":
+        batch = next(micro_batches(pairs, 10_000, policy.pad))
+        mask = batch.answer_mask_BKA[:, 0]
+        loss = sft_loss(score(policy.model, batch, policy.shared).logp_BKA[:, 0], mask, int(mask.sum())).total
+    else:
+        batch = next(micro_batches(rollout.rows, 10_000, policy.pad))
+        logp, _ = ppo.score_labels(policy, batch, [rows[i] for i in batch.rows])
+        loss = -sum(logp[n, rows[i].gold] for n, i in enumerate(batch.rows)) / len(rows)
+    loss.backward()
+    expected = [torch.zeros_like(w) if w.grad is None else w.grad for w in policy.trainable()]
+    expected = 0.5 * torch.cat([g.flatten() for g in expected])
+    assert float((difference - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_prompts_whose_answers_all_earn_the_same_move_nothing(gradients, estimator):
+    """Away from the reference the KL penalty alone would move them (TRL issue 5588)."""
+    common = {"estimator": estimator, "answers": 3, "inner_epochs": 1, "kl_coef": 0.5, "max_grad_norm": 1e9}
+    chosen, kept = settings(**common), settings(**common, skip_flat=False)
+    policy, rows = start(chosen)
+    rollout = roll_out(policy, rows, chosen, 0, longest=8)
+    noise = torch.rand(rollout.logp_NA.shape, generator=torch.Generator().manual_seed(0))
+    flat = replace(rollout, ref_logp_NA=rollout.logp_NA - noise, score_N=torch.ones_like(rollout.score_N))
+    assert gradient_of(chosen, policy, flat, gradients).numel() == 0
+    assert float(gradient_of(kept, policy, flat, gradients).abs().max()) > 1e-4
+    # one prompt of eight differs: the mean is over its tokens alone
+    score = torch.ones_like(rollout.score_N)
+    score[0] = -1.0
+    some = replace(flat, score_N=score, ref_logp_NA=rollout.logp_NA)
+    only = [n.tolist() for n in ppo.learnt_from(some, chosen).any(1).nonzero()[:, 0]]
+    assert only == [0, 1, 2]
+    small, large = (gradient_of(s, policy, some, gradients) for s in (kept, chosen))
+    counted = int(rollout.mask_NA.sum()) / int(rollout.mask_NA[:3].sum())
+    assert torch.allclose(large, small * counted, rtol=1e-3, atol=1e-6)
+
+
+def test_a_critics_warm_up_moves_the_critic_alone():
+    chosen = settings(critic_warmup=1)
+    policy, rows = start(chosen)
+    optimizer = optim.make_optimizer(chosen, policy.trainable())
+    before = [weight.detach().clone() for weight in policy.trainable()]
+    for step, moves in ((0, False), (1, True)):
+        ppo.update(policy, optimizer, roll_out(policy, rows, chosen, step, 8), chosen, 0.05, 1e-3, step)
+        changed = [not torch.equal(a, b) for a, b in zip(before, policy.trainable(), strict=True)]
+        assert any(changed[:-2]) is moves
+        assert all(changed[-2:])
+
+
+def test_inner_epochs_end_where_the_policy_has_gone_far_enough():
+    far, near = (settings(estimator="rloo", actions="labels", stop_kl=kl) for kl in (1e-9, 1e9))
+    for chosen, epochs in ((far, 2), (near, 4)):  # the first one starts at KL 0
+        policy, rows = start(chosen)
+        rollout = roll_out(policy, rows, chosen, 0, 8)
+        stats = ppo.update(policy, optim.make_optimizer(chosen, policy.trainable()), rollout, chosen, 0.0, 1e-3, 0)
+        assert stats["inner_epochs"] == epochs
+
+
+def test_advantages_are_whitened_over_each_task(tmp_path):
+    """Two tasks whose rewards differ in scale: each has its own mean and spread."""
+    chosen = settings(task="mini/question,mini/sentiment", estimator="reinforce++", whiten="task", kl_coef=0.0)
+    policy = load_policy("mini", lora=chosen.lora)
+    tasks = [find(name) for name in chosen.task.split(",")]
+    rows = [row for task in tasks for row in encode(policy, task, chosen, data.load(task, "train", limit=8)).rows[:]]
+    rollout = roll_out(policy, rows, settings(estimator="reinforce++", actions="labels"), 0, 8)
+    scale = torch.tensor([1.0 if name == tasks[0].name else 100.0 for name in rollout.kinds for _ in range(4)])
+    scaled = replace(rollout, score_N=rollout.score_N * scale)
+    found, _ = ppo.advantages(scaled, chosen, 0.0)
+    for part in (found[:32], found[32:]):
+        assert abs(float(part.mean())) <= 1e-5
+        assert float(part.std(correction=0)) == pytest.approx(1, abs=1e-4)
+    plain, _ = ppo.advantages(scaled, chosen.model_copy(update={"whiten": "none"}), 0.0)
+    assert torch.allclose(plain[:, 0], scaled.score_N)
+
+
+def test_a_debiased_start_says_every_label_alike_and_is_kept_with_the_run(tmp_path):
+    """The base model says one label to nearly every row; without that bias it is the same model elsewhere too."""
+    values = {"estimator": "expected", "debias": True, "max_steps": 1, "eval_limit": 50, "select_rows": 0}
+    run, (result,) = ppo.ppo(settings(**values, learning_rate=1e-9, out=tmp_path / "run"))
+    task = find(TASK)
+    rows = data.load(task, "train", limit=100)
+    means = {}
+    for name, adapter in (("base", None), ("debiased", run.path)):
+        policy = load_policy("mini", adapter=adapter)
+        question = encode(policy, task, settings(), rows)
+        means[name] = np.exp(label_logp(policy, question.rows[:], 4096)).mean(0)
+    assert means["base"].max() > 0.5
+    assert np.abs(means["debiased"] - 1 / len(task.labels)).max() < 0.1
+    _, (same,) = evaluate(validate(EvaluateSettings, {"adapter": run.path, "limit": 50, "out": tmp_path / "again"}))
+    assert same["metrics"] == result["metrics"]
+    steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-7)  # the reference has the bias out too
+    with pytest.raises(UserError, match="add --actions labels"):
+        settings(debias=True)
+
+
+def test_prompts_of_which_the_policy_is_unsure_are_chosen():
+    """Of four times as many candidates; the same ones whenever the step is run again."""
+    chosen = settings(estimator="expected", oversample=4, batch_size=8)
+    policy = load_policy("mini", lora=chosen.lora)
+    question = encode(policy, find(TASK), chosen, data.load(find(TASK), "train", limit=64))
+    mixture = Mixture([question], chosen, "ppo")
+    doubt = {}
+    for times in (1, 4):
+        some = chosen.model_copy(update={"oversample": times})
+        rows = [row for step in range(2) for row in ppo.prompts_of(policy, mixture, some, step)]
+        assert len({id(row) for row in rows}) == 16
+        gold = np.exp([s[r.gold] for s, r in zip(label_logp(policy, rows, 4096), rows, strict=True)])
+        doubt[times] = float((gold * (1 - gold)).mean())
+    assert doubt[4] > 1.2 * doubt[1]
+    first, again = (ppo.prompts_of(policy, mixture, chosen, 1) for _ in range(2))
+    assert [row.ids for row in first] == [row.ids for row in again]
+
+
+def test_the_tasks_own_metric_is_climbed(tmp_path, monkeypatch):
+    """Macro F1 through its derivative, over labels and without a sample; the log tells it."""
+    monkeypatch.setitem(TASKS, TASK, replace(find(TASK), metrics=("macro_f1", "accuracy")))
+    values = {"estimator": "expected", "reward": "metric", "debias": True, "batch_size": 32}
+    values |= {"max_steps": 15, "eval_limit": 20, "select_rows": 0, "learning_rate": 1e-3}
+    run, _ = ppo.ppo(settings(**values, out=tmp_path / "run"))
+    steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1]["metric"] > steps[0]["metric"] + 0.15
+    with pytest.raises(UserError, match="no such reward"):
+        ppo.ppo(settings(reward="papper", out=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_rows_with_their_gold_answer_behind():
+    chosen = settings(answers=2)
+    policy, rows = start(chosen)
+    rollout = roll_out(policy, rows, chosen, 0, longest=8)
+    plain, more = (rows_to_rescore(rollout, [3, 1], gold) for gold in (False, True))
+    for (ids, answers), (same, with_gold), p in zip(plain, more, (3, 1), strict=True):
+        assert ids == same == rows[p].ids
+        assert with_gold == [*answers, rows[p].answers[rows[p].gold]]

@@ -138,12 +138,11 @@ def make_plan(suite: SuiteSettings) -> Plan:
         for name, method in methods.items():
             merged[name, task] = method.over({**common, **_flat(own)})
     plan = Plan({}, {})
-    for name, method in methods.items():
-        for task in suite.tasks:
+    for task in suite.tasks:  # one after the other, so that a suite that was stopped has whole rows of its table
+        for name, method in methods.items():
             for job in _candidates(method, task, merged, suite.seeds[0]):
                 _add(plan, job)
                 plan.candidates.setdefault((name, task), []).append(job)
-        for task in suite.tasks:
             values = {key: _resolve((name, task), key, merged) for key in merged[name, task]}
             for seed in suite.seeds if method.depends_on_seed(values) else suite.seeds[:1]:
                 _add(plan, method.job(f"runs/{name}/{_dashed(task)}-s{seed}", task, seed, values))
