@@ -19,9 +19,9 @@ from .forward import score
 from .labels import closed_set_logp, distinguishing
 from .models import Policy
 from .rewards import Reward
-from .rollout import Answer, sample, uniforms
+from .rollout import sample, think, uniforms
 from .settings import PpoSettings
-from .tokens import Batch, Encoded, micro_batches
+from .tokens import Batch, Encoded, micro_batches, pad_right
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Rollout:
     """The prompts."""
     rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
     """(prompt, its sampled answers) in tokens; of the closed set all of its labels stand for the answers."""
+    place_NA: Tensor
+    """Where among an answer's tokens each action stands: the bridge to the verdict is written by nobody."""
     mask_NA: Tensor
     logp_NA: Tensor
     ref_logp_NA: Tensor
@@ -129,9 +131,10 @@ def rescore(
     scores = score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
     assert scores.entropy_BKA is not None
     value_BKA = torch.zeros_like(scores.logp_BKA) if scores.value_BKA is None else scores.value_BKA
-    K, A = batch.answer_BKA.shape[1] - with_gold, rollout.mask_NA.shape[1]
+    K = batch.answer_BKA.shape[1] - with_gold
+    place_nA = rollout.place_NA.view(len(rollout.rows), K, -1)[list(prompts)].flatten(0, 1)
     logp_nA, entropy_nA, value_nA = (
-        x_BKA[:, :K, :A].flatten(0, 1) for x_BKA in (scores.logp_BKA, scores.entropy_BKA, value_BKA)
+        _at(x_BKA[:, :K].flatten(0, 1), place_nA) for x_BKA in (scores.logp_BKA, scores.entropy_BKA, value_BKA)
     )
     gold = (x_BKA[:, -1, :] for x_BKA in (scores.logp_BKA, batch.answer_mask_BKA))
     return ActionScores(logp_nA, entropy_nA, value_nA, *gold)
@@ -216,7 +219,8 @@ def _draw_labels(policy: Policy, chosen: list[Encoded], settings: PpoSettings, s
     mask_N1 = torch.ones((len(pick), 1), dtype=torch.bool, device=policy.device)
     logp_N1, ref_N1, value_N1 = logp_N[:, None], ref_N[:, None], value_N[:, None]
     drawn_BK = label_BK.to(policy.device)
-    return Rollout(chosen, rows, mask_N1, logp_N1, ref_N1, value_N1, score_N, stats, drawn_BK, closed)
+    place_N1 = torch.zeros_like(mask_N1, dtype=torch.long)
+    return Rollout(chosen, rows, place_N1, mask_N1, logp_N1, ref_N1, value_N1, score_N, stats, drawn_BK, closed)
 
 
 def _shared_stats(reward: Reward, chosen: Sequence[Encoded], said: Sequence[str | None]) -> dict[str, float]:
@@ -270,40 +274,76 @@ def _score_all_labels(
 def _write_text(
     policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int, reward: Reward
 ) -> Rollout:
-    uniform = uniforms(len(chosen), settings.answers, longest, settings.seed, "rollout", step)
-    prompts = [row.ids for row in chosen]
     kinds = [row.prompter.task.name for row in chosen]
-    answers: list[list[Answer]] = []
+    written: list[_Written] = []
+    uniform = uniforms(len(chosen), settings.answers, settings.reason + longest, settings.seed, "rollout", step)
     for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
         at = list(part)
-        finished = chosen[at[0]].prompter.finished
-        answers += sample(policy, [prompts[i] for i in at], finished, longest, settings.max_tokens, uniform[at])
-    rows = [(ids, [answer.tokens for answer in found]) for ids, found in zip(prompts, answers, strict=True)]
-    flat = [answer for found in answers for answer in found]
-    mask_NA = _mask(flat)
-    logp_NA, value_NA = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=True)
+        written += _write(policy, [chosen[i] for i in at], longest, settings.max_tokens, uniform[at])
+    K = settings.answers
+    rows = [(row.ids, [one.tokens for one in written[b * K : b * K + K]]) for b, row in enumerate(chosen)]
+    place_NA, mask_NA = pad_right([one.places for one in written], 0)
+    place_NA, mask_NA = place_NA.to(policy.device), mask_NA.to(policy.device)
+    logp_NA, value_NA = _score_all(policy, rows, kinds, place_NA, mask_NA, settings.max_tokens, with_value=True)
     with policy.as_reference():
-        ref_logp_NA, _ = _score_all(policy, rows, kinds, mask_NA, settings.max_tokens, with_value=False)
-    asked = [row for row in chosen for _ in range(settings.answers)]
-    parsed = [row.prompter.parse(answer.text) for row, answer in zip(asked, flat, strict=True)]
+        ref_logp_NA, _ = _score_all(policy, rows, kinds, place_NA, mask_NA, settings.max_tokens, with_value=False)
+    asked = [row for row in chosen for _ in range(K)]
+    parsed = [row.prompter.parse(one.verdict) for row, one in zip(asked, written, strict=True)]
     judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
     reward.observe([(task, example) for task, _, example in judged], [{label: 1.0} for label in parsed])
     score_N = torch.tensor([reward(*one) for one in judged], device=logp_NA.device)
     stats = {
         **_shared_stats(reward, chosen, parsed),
         "reward": float(score_N.mean()),
-        "accuracy": sum(task.judge(label, example) for task, label, example in judged) / len(flat),
-        "unparsable": sum(p is None for p in parsed) / len(flat),
+        "accuracy": sum(task.judge(label, example) for task, label, example in judged) / len(written),
+        "unparsable": sum(p is None for p in parsed) / len(written),
         "kl": float((logp_NA - ref_logp_NA).sum(1).mean()),  # nats an answer, the k1 estimator
         "answer_tokens": float(mask_NA.sum(1).float().mean()),
     }
-    return Rollout(chosen, rows, mask_NA.to(logp_NA.device), logp_NA, ref_logp_NA, value_NA, score_N, stats)
+    return Rollout(chosen, rows, place_NA, mask_NA, logp_NA, ref_logp_NA, value_NA, score_N, stats)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One answer of free text: what the model wrote first and the bridge, if any, and the verdict."""
+
+    tokens: tuple[int, ...]
+    places: tuple[int, ...]
+    """Which of them are the model's own."""
+    verdict: str
+
+
+def _write(policy: Policy, rows: list[Encoded], longest: int, max_tokens: int, uniform_BKA: Tensor) -> list[_Written]:
+    """K answers to each prompt of one prompter, in the order of the prompts."""
+    prompter, K = rows[0].prompter, uniform_BKA.shape[1]
+    thoughts: list[list[tuple[int, ...]]] = [[()] * K for _ in rows]
+    prompts, uniform = [row.ids for row in rows], uniform_BKA
+    if prompter.reason:  # every text then is a prompt of its own, with one verdict
+        thoughts = think(policy, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
+        prompts = [row.ids + text for row, texts in zip(rows, thoughts, strict=True) for text in texts]
+        uniform = uniform_BKA[:, :, prompter.reason :].flatten(0, 1)[:, None]
+    answers = [
+        one for found in sample(policy, prompts, prompter.finished, longest, max_tokens, uniform) for one in found
+    ]
+    written = []
+    for n, answer in enumerate(answers):
+        thought, bridge = thoughts[n // K][n % K], len(rows[n // K].bridge)
+        own = len(thought) - bridge
+        places = (*range(own), *range(len(thought), len(thought) + len(answer.tokens)))
+        written.append(_Written(thought + answer.tokens, places, answer.text))
+    return written
 
 
 def _score_all(
-    policy: Policy, rows: Sequence, kinds: Sequence[str], mask_NA: Tensor, max_tokens: int, with_value: bool
+    policy: Policy,
+    rows: Sequence,
+    kinds: Sequence[str],
+    place_NA: Tensor,
+    mask_NA: Tensor,
+    max_tokens: int,
+    with_value: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and values of every answer, in the order of the rows: (N, A)."""
+    """Log-probabilities and values of every action, in the order of the rows: (N, A), zero where the mask is False."""
     N, A = mask_NA.shape
     K = N // len(rows)
     logp_NA = torch.zeros((N, A), device=policy.device)
@@ -312,12 +352,12 @@ def _score_all(
     for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
         scores = score(policy.model, batch, policy.shared, value_head=head)
         at = torch.tensor([row * K + k for row in batch.rows for k in range(K)], device=policy.device)
-        logp_NA[at, : scores.logp_BKA.shape[2]] = scores.logp_BKA.flatten(0, 1)
+        logp_NA[at] = torch.where(mask_NA[at], _at(scores.logp_BKA.flatten(0, 1), place_NA[at]), 0.0)
         if scores.value_BKA is not None:
-            value_NA[at, : scores.value_BKA.shape[2]] = scores.value_BKA.flatten(0, 1)
+            value_NA[at] = torch.where(mask_NA[at], _at(scores.value_BKA.flatten(0, 1), place_NA[at]), 0.0)
     return logp_NA, value_NA
 
 
-def _mask(answers: Sequence[Answer]) -> Tensor:
-    length_N = torch.tensor([len(answer.tokens) for answer in answers])
-    return torch.arange(int(length_N.max())) < length_N[:, None]
+def _at(x_nT: Tensor, place_nA: Tensor) -> Tensor:
+    """The numbers at the tokens that are actions; anything where a row has fewer."""
+    return x_nT.gather(1, place_nA.clamp(max=x_nT.shape[1] - 1))

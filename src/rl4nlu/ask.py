@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .labels import closed_set_logp, distinguishing
 from .metrics import Outcome
 from .models import Policy
 from .prompts import Prompter, chat_wrapper, choose_shots
-from .rollout import sample, uniforms
+from .rollout import sample, think, uniforms
 from .settings import PromptSettings
 from .tasks import Example, Task
 from .tokens import Encoded, EncodedRows, Encoder, micro_batches
@@ -37,12 +37,16 @@ class Prediction:
     """Label -> log-probability within the closed set, where labels were scored."""
     text: str | None = None
     """Where an answer was generated."""
+    reasoning: str | None = None
+    """What the model wrote before."""
 
     @property
     def row(self) -> dict[str, Any]:
         """As it stands in predictions.jsonl: enough to compute every metric again and to write a server's file."""
         scores = None if self.scores is None else {label: round(value, 6) for label, value in self.scores.items()}
         row = {"id": self.example.id, "gold": self.example.label, "prediction": self.label}
+        if self.reasoning is not None:
+            row["reasoning"] = self.reasoning
         places = {"group": self.example.group, "document": self.example.document, "meta": self.example.meta}
         return {**row, "scores": scores, "text": self.text, **{name: v for name, v in places.items() if v}}
 
@@ -69,7 +73,7 @@ def encode(policy: Policy, task: Task, settings: PromptSettings, examples: Seque
         rows = data.load(teacher, "train", settings.data, max_bad_rows=settings.max_bad_rows)
         chosen = choose_shots(task, rows, settings.shots, settings.seed)
     chat = chat_wrapper(policy.tokenizer) if settings.chat else None
-    prompter = Prompter(task, settings.template or "plain", chosen, chat)
+    prompter = Prompter(task, settings.template or "plain", chosen, chat, settings.reason)
     encoder = Encoder(
         policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length)
     )
@@ -90,19 +94,40 @@ def ask(
     longest = answer_tokens or question.rows.encoder.longest_answer + 4
     for start in range(0, len(question.rows), CHUNK):
         chunk = question.rows[start : start + CHUNK]
+        written: list[str | None] = [None] * len(chunk)
+        if question.prompter.reason:
+            chunk, written = _with_thoughts(policy, question, chunk, decode, settings, start)
         if decode == "score":
-            for row, logp in zip(chunk, label_logp(policy, chunk, settings.max_tokens, advance), strict=True):
-                yield scored(question.task, row.prompt.example, logp)
+            for row, logp, before in zip(
+                chunk, label_logp(policy, chunk, settings.max_tokens, advance), written, strict=True
+            ):
+                yield replace(scored(question.task, row.prompt.example, logp), reasoning=before)
         else:
             uniform = None
             if decode == "sample":
                 uniform = uniforms(len(chunk), 1, longest, settings.seed, f"decode/{question.task.name}", start)
             prompts = [row.ids for row in chunk]
             answers = sample(policy, prompts, question.prompter.finished, longest, settings.max_tokens, uniform)
-            for row, (answer,) in zip(chunk, answers, strict=True):
+            for row, (answer,), before in zip(chunk, answers, written, strict=True):
                 label = question.prompter.parse(answer.text)
-                yield Prediction(row.prompt.example, label, text=answer.text)
+                yield Prediction(row.prompt.example, label, text=answer.text, reasoning=before)
             advance(len(chunk))
+
+
+def _with_thoughts(
+    policy: Policy, question: Question, rows: Sequence[Encoded], decode: str, settings: PromptSettings, start: int
+) -> tuple[list[Encoded], list[str | None]]:
+    """The rows with what the model writes before its answers behind their prompts, and that text."""
+    uniform = None
+    if decode == "sample":
+        purpose = f"reason/{question.task.name}"
+        uniform = uniforms(len(rows), 1, question.prompter.reason, settings.seed, purpose, start)
+    thoughts = [tokens for (tokens,) in think(policy, rows, settings.max_tokens, uniform)]
+    texts: list[str | None] = [
+        policy.tokenizer.decode(tokens[: len(tokens) - len(row.bridge)], skip_special_tokens=True)
+        for row, tokens in zip(rows, thoughts, strict=True)
+    ]
+    return [replace(row, ids=row.ids + tokens) for row, tokens in zip(rows, thoughts, strict=True)], texts
 
 
 @torch.no_grad()

@@ -92,6 +92,7 @@ def measure(
         "model": policy.name,
         "template": question.prompter.template,
         "shots": len(question.prompter.shots),
+        **({"reason": question.prompter.reason} if question.prompter.reason else {}),
         "decode": how.decode,
         **({"calibrate": how.calibrate} if how.calibrate != "none" else {}),
         **({"unparsable_as": how.unparsable} if how.unparsable != "wrong" else {}),
@@ -170,6 +171,7 @@ def follow(run: Path, settings: S) -> S:
         raise UserError(f"--model {settings.model}: the adapter in {run} was trained on {base}; leave --model out")
     changes: dict[str, Any] = {"model": base, "template": settings.template or trained.template}
     changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
+    changes["reason"] = settings.reason or trained.reason
     changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
     if trained.shots and not settings.shots:  # the very examples it was trained with
         changes |= {"shots": trained.shots, "seed": trained.seed}

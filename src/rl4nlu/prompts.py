@@ -18,6 +18,7 @@ from .tasks import Example, Task
 
 TemplateName = Literal["plain", "verdict"]
 OPEN, CLOSE = "<verdict>", "</verdict>"
+REASONING = "Reasoning:"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Prompter:
     shots: tuple[Example, ...] = ()
     chat: Callable[[str], str] | None = None
     """Wraps a user message in the model's chat template, up to where the assistant speaks."""
+    reason: int = 0
+    """Tokens of free text that the model may write between prompt and answer."""
 
     @property
     def close(self) -> str:
@@ -52,6 +55,13 @@ class Prompter:
     def answers(self) -> tuple[str, ...]:
         """The closed set of whole answers, one a label, in the order of `task.labels`."""
         return tuple(f" {self.task.words[label]}{self.close}" for label in self.task.labels)
+
+    @property
+    def bridge(self) -> str:
+        """What leads from the model's own text to its answer; empty where it writes none."""
+        if not self.reason:
+            return ""
+        return "\nAnswer:" if self.template == "plain" else f"\n{OPEN}"
 
     @cached_property
     def prefix(self) -> str:
@@ -70,6 +80,8 @@ class Prompter:
         text = self.prefix + body
         if self.chat is not None:
             text = self.chat(text.rstrip("\n"))
+        if self.reason:  # the question stands in front of the model's text; a tag in front of the answer alone
+            cue = f"{cue}\n{REASONING}" if self.template == "plain" else REASONING
         gold = self.task.gold(example)
         return Prompt(example, text + cue, None if gold is None else self.task.labels.index(gold), fields is not None)
 
@@ -118,6 +130,10 @@ class Prompter:
     def finished(self, text: str) -> bool:
         """Whether a generated answer is complete: it holds the closing tag, or a line that is not empty has ended."""
         return CLOSE in text or "\n" in text.lstrip()
+
+    def thought(self, text: str) -> bool:
+        """Whether the text in front of an answer is complete: its line has ended, or the answer's tag has begun."""
+        return OPEN in text or "\n" in text.lstrip()
 
     @property
     def _instruction(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .forward import Context, States, extend, fits_window, read, read_whole, whole_prompts
 from .models import Policy
 from .seeding import generator
-from .tokens import Batch, micro_batches, pad_right
+from .tokens import Batch, Encoded, micro_batches, pad_right
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,23 @@ def sample(
         ):
             answers[row] = found
     return answers
+
+
+@torch.no_grad()
+def think(
+    policy: Policy, rows: Sequence[Encoded], max_tokens: int, uniform_BKA: Tensor | None = None
+) -> list[list[tuple[int, ...]]]:
+    """What the model writes in front of its answers, in tokens: K texts a prompt, each with the bridge to the answer.
+
+    Args:
+        policy: the model.
+        rows: prompts of one prompter.
+        max_tokens: bound of the tokens in a micro-batch.
+        uniform_BKA: as in `sample`, for `Prompter.reason` tokens; None: one greedy text.
+    """
+    prompter = rows[0].prompter
+    found = sample(policy, [row.ids for row in rows], prompter.thought, prompter.reason, max_tokens, uniform_BKA)
+    return [[text.tokens + row.bridge for text in texts] for row, texts in zip(rows, found, strict=True)]
 
 
 class _Reader(Protocol):

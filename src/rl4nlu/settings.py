@@ -64,6 +64,8 @@ class PromptSettings(Settings):
     """Wrap prompts in the tokenizer's chat template."""
     shots: int = Field(0, ge=0, le=64)
     """Few-shot examples in every prompt."""
+    reason: int = Field(0, ge=0, le=1024)
+    """Tokens of free text that the model may write before its verdict; the verdict alone is judged."""
     max_tokens: int = Field(4096, ge=16)
     """Tokens in a micro-batch: memory, never the result."""
 
@@ -88,6 +90,8 @@ class EvaluateSettings(PromptSettings):
     def _only_scores_are_calibrated(self) -> EvaluateSettings:
         if self.calibrate != "none" and self.decode != "score":
             raise ValueError(f"--calibrate works on scored labels: leave out --decode {self.decode}")
+        if self.calibrate != "none" and self.reason:
+            raise ValueError("--calibrate corrects labels that follow the prompt at once: leave out --reason")
         if self.unparsable == "random" and self.decode == "score":
             raise ValueError("--unparsable random is for generated answers: add --decode sample or greedy")
         return self
@@ -131,6 +135,12 @@ class TrainSettings(PromptSettings):
 
 class SftSettings(TrainSettings):
     """Supervised fine-tuning."""
+
+    @model_validator(mode="after")
+    def _no_reasons_to_learn(self) -> SftSettings:
+        if self.reason:
+            raise ValueError("--reason: the rows hold no reasoning to learn from; it is for ppo and evaluate")
+        return self
 
 
 class PpoSettings(TrainSettings):
@@ -204,6 +214,10 @@ class PpoSettings(TrainSettings):
             raise ValueError("--estimator expected sums over the labels: leave out --actions free")
         if self.debias and self.actions != "labels" and self.estimator != "expected":
             raise ValueError("--debias corrects the policy over labels: add --actions labels")
+        if self.reason and (self.actions == "labels" or self.estimator == "expected"):
+            raise ValueError("--reason needs free text: leave out --actions labels and --estimator expected")
+        if self.reason and self.oversample > 1:
+            raise ValueError("--oversample scores labels that follow the prompt at once: leave out --reason")
         if self.critic_warmup and self.estimator != "gae":
             raise ValueError(f"--estimator {self.estimator} has no critic: leave out --critic-warmup")
         if self.estimator in ("rloo", "grpo") and self.answers < 2:

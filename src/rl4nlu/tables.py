@@ -49,6 +49,7 @@ def column(result: dict[str, Any], with_model: bool = False) -> str:
     extras += [result["estimator"]] if result.get("estimator", "gae") != "gae" else []
     extras += ["labels"] if result.get("actions") == "labels" and result["estimator"] != "expected" else []
     extras += [f"{result['shots']} shots"] if result["shots"] else []
+    extras += ["reasoning"] if result.get("reason") else []
     extras += [result["template"]] if result.get("template", "plain") != "plain" else []
     extras += [result["decode"]] if result["decode"] != "score" else []
     extras += [f"{result['calibrate']} calibration"] if "calibrate" in result else []

@@ -32,6 +32,8 @@ class Encoded:
     ids: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     """Tokens of each whole answer of the closed set."""
+    bridge: tuple[int, ...] = ()
+    """Tokens between what the model writes first (`Prompter.reason`) and the answer."""
 
     @property
     def gold(self) -> int:
@@ -69,6 +71,10 @@ class Encoder:
         self._special = prompter.chat is None
         self.longest_answer = max(map(len, self._ids(["x" + answer for answer in prompter.answers])))
         self.longest_prompt = max_length - self.longest_answer
+        self._bridge: tuple[int, ...] = ()
+        if prompter.reason:
+            self._bridge, self._answers = self._behind(prompter.bridge, prompter.answers)
+            self.longest_prompt -= prompter.reason + len(self._bridge)
 
     def encode(self, example: Example) -> Encoded:
         """Tokens of the prompt (cut to fit) and of every answer of the closed set."""
@@ -79,9 +85,17 @@ class Encoder:
 
     def encode_prompt(self, prompt: Prompt) -> Encoded:
         """Tokens of a prompt that fits, and of every answer of the closed set."""
+        if self.prompter.reason:
+            return Encoded(self.prompter, prompt, tuple(self._ids([prompt.text])[0]), self._answers, self._bridge)
         alone, *whole = self._ids([prompt.text, *(prompt.text + answer for answer in self.prompter.answers)])
         start = len(common_prefix([alone, *whole]))
         return Encoded(self.prompter, prompt, tuple(whole[0][:start]), tuple(tuple(ids[start:]) for ids in whole))
+
+    def _behind(self, bridge: str, answers: Sequence[str]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+        """Tokens of a bridge and of the answers behind it, as they are behind any text."""
+        alone, text, *whole = self._ids(["x", f"x{bridge}", *(f"x{bridge}{answer}" for answer in answers)])
+        start = len(common_prefix([text, *whole]))
+        return tuple(whole[0][len(alone) : start]), tuple(tuple(ids[start:]) for ids in whole)
 
     def may_be_too_long(self, prompt: Prompt) -> bool:
         """Without tokenising: no text has more tokens than bytes, but for a few special ones."""
