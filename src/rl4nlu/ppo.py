@@ -179,8 +179,10 @@ def update(
     mask_NA, with_gold = learnt_from(rollout, settings), settings.sft_coef > 0
     goal = Goal(rollout, advantage_NA, return_NA, mask_NA, settings, kl_coef)
     weights, prompts = policy.trainable(), len(rollout.rows)
+    still: list[Tensor] = []  # while the critic warms up (VC-PPO, Yuan et al. 2025, arXiv 2503.01491)
     if step < settings.critic_warmup and policy.value_head is not None:
         weights = list(policy.value_head.parameters())
+        still = policy.trainable()[: -len(weights)]
     size = min(settings.minibatch or prompts, prompts)
     sums: dict[str, float] = defaultdict(float)
     updates, first_ratio, epochs = 0, 1.0, 0
@@ -200,6 +202,8 @@ def update(
                 loss.total.backward()
                 for name, part_value in loss.parts.items():
                     totals[name] += part_value
+            for weight in still:
+                weight.grad = None
             totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
             if updates == 0:
                 first_ratio = totals["ratio"]
@@ -210,8 +214,6 @@ def update(
         epochs += 1
         if settings.stop_kl is not None and furthest > settings.stop_kl:
             break
-    for weight in policy.trainable():
-        weight.grad = None  # of a critic's warm-up the policy keeps nothing
     stats = {name: value / updates for name, value in sums.items()}
     stats |= {"first_ratio": first_ratio, "inner_epochs": epochs}
     if not exact:
