@@ -209,6 +209,22 @@ def test_every_row_is_in_train_or_dev(tmp_path, count, share):
     assert dev == {e.fields["a"] for e in data.load(read_task(tmp_path / "t.yaml"), "dev")}
 
 
+@pytest.mark.parametrize(
+    ("rows", "changes", "split", "complaint"),
+    [
+        ("", {}, "train", "own/t has no train row in x.csv$"),
+        ("", {}, "dev", "own/t has no dev row in x.csv$"),
+        ("1,p\n", {}, "train", r"no train row in x.csv: of its 1 all are kept apart for dev \(dev_share\)"),
+        ("1,p\n2,n\n", {"dev_share": 0.9}, "train", "no train row in x.csv: of its 2 all are kept apart"),
+        ("", {"test": "x.csv"}, "test", "own/t has no test row in x.csv$"),
+    ],
+)
+def test_a_table_without_rows_is_no_data(tmp_path, rows, changes, split, complaint):
+    write(tmp_path, f"a,label\n{rows}", "x.csv")
+    with pytest.raises(UserError, match=complaint):
+        data.load(read_task(write(tmp_path, broken(**changes))), split)
+
+
 def test_the_copy_in_a_run_means_the_same_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in", "a,label\n1,p\n2,n\n", "x.csv")

@@ -50,7 +50,12 @@ def load(
     if task.table is not None:
         rows, part = table_rows(task, task.table, split, data)
         examples = _checked(task, split, rows, None, max_bad_rows)
-        return _part_of(task, task.table, part, examples)[:limit]
+        kept = _part_of(task, task.table, part, examples)
+        if not kept:
+            source = task.table.splits["train" if part != "all" else split]
+            apart = f": of its {len(examples)} all are kept apart for dev (dev_share)" if examples else ""
+            raise UserError(f"{task.name} has no {split} row in {source}{apart}")
+        return kept[:limit]
     files = task.files
     assert files is not None, f"{task.name} declares neither files nor a generator"
     if split not in files.splits:
