@@ -211,7 +211,7 @@ def _problems(said: TaskFile) -> list[tuple[str, str]]:
             found.append(("labels", "labels: two labels differ in nothing but upper and lower case"))
     if said.numbers is not None:
         steps = (said.numbers.high - said.numbers.low) / said.numbers.step
-        if not 1 <= round(steps) <= 200 or abs(steps - round(steps)) > 1e-6:
+        if not 0.5 < steps < 200.5 or abs(steps - round(steps)) > 1e-6:
             found.append(("numbers", "numbers: from low to high there must be 1 to 200 whole steps"))
     return found + _metric_problems(said)
 
