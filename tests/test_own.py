@@ -71,6 +71,13 @@ def test_what_the_csv_module_writes_comes_back(tmp_path, rows):
     assert found == rows
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_empty_lines_are_no_rows_and_no_header(tmp_path, end):
+    text = end.join(["", "", "a;b", "", "1;x,y,z", "", ""])
+    (tmp_path / "x.csv").write_bytes(text.encode())
+    assert list(read_rows(tmp_path / "x.csv")) == [(f"{tmp_path / 'x.csv'}:5", {"a": "1", "b": "x,y,z"})]
+
+
 def test_lines_are_those_of_the_file(tmp_path):
     text = 'a,b\n1,"two\nlines"\n\n3,4\n5\n6,7\n'
     (tmp_path / "x.csv").write_text(text)
@@ -85,11 +92,13 @@ def test_lines_are_those_of_the_file(tmp_path):
     [
         ("x.csv", b'a,b\n1,"never closed\n2,3\n', r"x.csv:2: not valid CSV .*is a quote missing"),
         ("x.csv", b"a,a\n1,2\n", r"x.csv:1: the column 'a' stands there twice"),
+        ("x.csv", b"\n\na,a\n1,2\n", r"x.csv:3: the column 'a' stands there twice"),
         ("x.csv", b"", "the file is empty"),
         ("x.csv", b"a\n\xff\n", "byte 2 is not UTF-8"),
         ("x.txt", b"a\n", "files of this kind cannot be read"),
         ("x.parquet", b"PAR1 or not", "not a parquet file"),
         ("x.jsonl", b'{"a": 1}\n[1]\n', "x.jsonl:2: a JSON list stands here"),
+        ("x.jsonl", rb'{"a": "\ud83d\ude00"}' + b"\n" + rb'{"a": ["\uD83D"]}', "x.jsonl:2: half a character"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, complaint):
