@@ -150,6 +150,9 @@ def broken(**changes) -> str:
         (broken(labels=None, numbers={"low": 0, "high": 5}, metrics=["f1"]), "f1 is for labels"),
         (broken(labels=["a", "b", "c"], metrics=["f1"]), "f1 is for two labels; with more take macro_f1"),
         (broken(name="my task!"), "name: string should match pattern"),
+        (broken(fields={"text": "a"}), ":6: fields: the template shows no {text}"),
+        (broken(free=["A"]), r":6: free: the template shows no {A}"),
+        ("x: &x [*x]\n", "an anchor .* stands within itself"),
         (broken(dev_share=1.5), "dev_share: input should be less than 1"),
         ("train: x.csv\ntrain: y.csv\n", ":2: train stands there twice"),
         ("train: [x\n", ":2: not valid YAML"),
@@ -207,6 +210,12 @@ def test_rows_that_cannot_be_used(tmp_path, capsys):
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: ")]
     # each once, though the file is read for two splits
     assert [line.split(":")[2] for line in told] == ["22", "23", "24"], told
+
+
+def test_a_column_for_the_id_that_is_not_there(tmp_path):
+    write(tmp_path, "a,label\n1,p\n2,n\n", "x.csv")
+    with pytest.raises(UserError, match=r"x.csv:2: no column 'key'; the columns are a, label"):
+        data.load(read_task(write(tmp_path, broken(id="key"))), "train")
 
 
 @given(count=st.integers(2, 60), share=st.sampled_from([0.1, 0.3, 0.5]))

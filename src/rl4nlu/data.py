@@ -223,7 +223,8 @@ def _example(task: Task, row: Row, where: str, default_id: str) -> Example:
     cells: dict[str, Any] = {}
     for name, columns in task.columns.items():
         column = next((column for column in columns if column in row), None)
-        if column is None and name not in ("label", "id"):  # test files have no label, some files no id
+        # test files have no label, some of the benchmarks' files no id
+        if column is None and name != "label" and (name != "id" or task.table is not None):
             raise UserError(f"{where}: no column {' or '.join(map(repr, columns))}; the columns are {', '.join(row)}")
         cells[name] = None if column is None else row[column]
     label = task.label_of(cells.pop("label", None))
