@@ -72,6 +72,7 @@ MISTAKES = [
     ("classify --task glue/rte --model mini --data good --tune some", "'auto', 'full', 'lora'"),
     ("classify --task glue/rte --data good", "--model is missing"),
     ("classify --task glue --model mini --data good", "whole suite"),
+    ("classify --task glue/rte,glue/cola --model mini --data good", "one head, for one task; sft and ppo take several"),
     ("classify --task glue/rte --model no-config --data good", "no config.json"),
     ("classify --task glue/rte --model mini --data good --lora.target q_prog", "lora.target"),
     (f"{RTE} --data good --decode greedy --calibrate batch", "--calibrate works on scored labels"),

@@ -57,11 +57,28 @@ def test_holm_by_hand():
 
 def test_bootstrap_p():
     draws = np.arange(-50, 950)  # 51 of 1,000 at or below zero
-    assert bootstrap_p(draws, 450.0) == pytest.approx(2 * 52 / 1001)
+    assert bootstrap_p(draws, 450.0, 900) == pytest.approx(2 * 52 / 1001)
     far = np.random.default_rng(0).normal(5, 1, 1000)  # none: the normal tail
     expected = 2 * stats.norm.sf(5 / np.std(far, ddof=1))
-    assert bootstrap_p(far, 5.0) == pytest.approx(expected)
-    assert bootstrap_p(np.zeros(1000), 0.0) == 1.0
+    assert bootstrap_p(far, 5.0, 900) == pytest.approx(expected)
+    assert bootstrap_p(np.zeros(1000), 0.0, 900) == 1.0
+    for draws in (np.ones(1000), far):  # few documents cannot say more than that all are on one side
+        assert [bootstrap_p(draws, 5.0, documents) for documents in (1, 2, 5)] == [1.0, 0.5, 1 / 16]
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_passage_is_no_evidence():
+    """Its draws are all alike, which is no certainty."""
+    task = find("superglue/multirc")
+    golds = ["True", "False"] * 5
+    examples = [Example(str(i), {}, gold, group="q", document="p") for i, gold in enumerate(golds)]
+    said = {"right": golds, "wrong": ["True"] * 10}
+    runs = {
+        name: [[Outcome(e, label) for e, label in zip(examples, labels, strict=True)]] for name, labels in said.items()
+    }
+    (found,) = compare(task, runs)
+    assert found.delta > 0
+    assert found.p == 1.0
 
 
 def test_accuracy_of_single_runs_is_tested_by_mcnemar():

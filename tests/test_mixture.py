@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from types import SimpleNamespace
 
@@ -14,8 +16,10 @@ from policies import assert_same_gradients
 from rl4nlu import data, ppo, sft
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
+from rl4nlu.errors import UserError
 from rl4nlu.mixture import Mixture, shares
 from rl4nlu.models import load_policy
+from rl4nlu.predict import _only
 from rl4nlu.run import Run
 from rl4nlu.settings import PpoSettings, SftSettings
 from rl4nlu.tasks import find
@@ -124,10 +128,21 @@ def test_the_gradient_of_a_mixed_batch_is_that_of_its_rows(method, gradients, tm
 
 def test_sft_of_two_tasks_reports_each(tmp_path):
     values = {"task": "mini/entailment,mini/question", "model": "mini", "max_steps": 2, "batch_size": 8}
-    run, results = sft.sft(validate(SftSettings, {**values, "eval_limit": 20, "out": tmp_path / "run"}))
+    run, results = sft.sft(validate(SftSettings, {**values, "eval_limit": 20, "out": tmp_path / "a run"}))
     assert [result["task"] for result in results] == ["mini/entailment", "mini/question"]
     assert all(result["trained_on"] == ["mini/entailment", "mini/question"] for result in results)
-    assert "mini/entailment and mini/question" in (run.path / "README.md").read_text()
+    card = (run.path / "README.md").read_text()
+    assert "mini/entailment and mini/question" in card
+    folder = shlex.quote(str(run.path))
+    assert f"\nrl4nlu evaluate --adapter {folder}\nrl4nlu predict {folder} --task mini/entailment --input" in card
+
+
+def test_what_task_takes_is_what_predict_offers(tmp_path):
+    """Results call a task of one's own own/t; --task takes its file."""
+    own = tmp_path / "t.yaml"
+    own.write_text("train: x.csv\ntemplate: '{a}'\nlabels: [p, n]\n")
+    with pytest.raises(UserError, match=re.escape(f"(mini/sentiment, {own}, glue/rte)")):
+        _only(tmp_path, f"mini/sentiment,{own},glue/rte")
 
 
 @pytest.mark.slow

@@ -71,6 +71,13 @@ def test_what_the_csv_module_writes_comes_back(tmp_path, rows):
     assert found == rows
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_empty_lines_are_no_rows_and_no_header(tmp_path, end):
+    text = end.join(["", "", "a;b", "", "1;x,y,z", "", ""])
+    (tmp_path / "x.csv").write_bytes(text.encode())
+    assert list(read_rows(tmp_path / "x.csv")) == [(f"{tmp_path / 'x.csv'}:5", {"a": "1", "b": "x,y,z"})]
+
+
 def test_lines_are_those_of_the_file(tmp_path):
     text = 'a,b\n1,"two\nlines"\n\n3,4\n5\n6,7\n'
     (tmp_path / "x.csv").write_text(text)
@@ -85,11 +92,13 @@ def test_lines_are_those_of_the_file(tmp_path):
     [
         ("x.csv", b'a,b\n1,"never closed\n2,3\n', r"x.csv:2: not valid CSV .*is a quote missing"),
         ("x.csv", b"a,a\n1,2\n", r"x.csv:1: the column 'a' stands there twice"),
+        ("x.csv", b"\n\na,a\n1,2\n", r"x.csv:3: the column 'a' stands there twice"),
         ("x.csv", b"", "the file is empty"),
         ("x.csv", b"a\n\xff\n", "byte 2 is not UTF-8"),
         ("x.txt", b"a\n", "files of this kind cannot be read"),
         ("x.parquet", b"PAR1 or not", "not a parquet file"),
         ("x.jsonl", b'{"a": 1}\n[1]\n', "x.jsonl:2: a JSON list stands here"),
+        ("x.jsonl", rb'{"a": "\ud83d\ude00"}' + b"\n" + rb'{"a": ["\uD83D"]}', "x.jsonl:2: half a character"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, complaint):
@@ -131,6 +140,9 @@ def broken(**changes) -> str:
         (broken(labels=None), "give either labels"),
         (broken(numbers={"low": 0, "high": 5}), ":3: give either labels"),
         (broken(labels=None, numbers={"low": 0, "high": 5, "step": 0.7}), ":3: numbers: from low to high"),
+        (broken(labels=None, numbers={"low": 0, "high": "inf"}), ":3: numbers: from low to high"),
+        (broken(labels=None, numbers={"low": "nan", "high": 5}), ":3: numbers: from low to high"),
+        (broken(labels=None, numbers={"low": -1e308, "high": 1e308}), ":3: numbers: from low to high"),
         (broken(labels=None, numbers={"low": 0, "high": "five"}), ":5: numbers.high: input should be a valid number"),
         (broken(metrics=["acuracy"]), r":6: metrics: no metric is called 'acuracy' \(did you mean 'accuracy'\?\)"),
         (broken(metrics=[]), "name at least one of"),
@@ -138,6 +150,9 @@ def broken(**changes) -> str:
         (broken(labels=None, numbers={"low": 0, "high": 5}, metrics=["f1"]), "f1 is for labels"),
         (broken(labels=["a", "b", "c"], metrics=["f1"]), "f1 is for two labels; with more take macro_f1"),
         (broken(name="my task!"), "name: string should match pattern"),
+        (broken(fields={"text": "a"}), ":6: fields: the template shows no {text}"),
+        (broken(free=["A"]), r":6: free: the template shows no {A}"),
+        ("x: &x [*x]\n", "an anchor .* stands within itself"),
         (broken(dev_share=1.5), "dev_share: input should be less than 1"),
         ("train: x.csv\ntrain: y.csv\n", ":2: train stands there twice"),
         ("train: [x\n", ":2: not valid YAML"),
@@ -197,6 +212,12 @@ def test_rows_that_cannot_be_used(tmp_path, capsys):
     assert [line.split(":")[2] for line in told] == ["22", "23", "24"], told
 
 
+def test_a_column_for_the_id_that_is_not_there(tmp_path):
+    write(tmp_path, "a,label\n1,p\n2,n\n", "x.csv")
+    with pytest.raises(UserError, match=r"x.csv:2: no column 'key'; the columns are a, label"):
+        data.load(read_task(write(tmp_path, broken(id="key"))), "train")
+
+
 @given(count=st.integers(2, 60), share=st.sampled_from([0.1, 0.3, 0.5]))
 @settings(deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_row_is_in_train_or_dev(tmp_path, count, share):
@@ -207,6 +228,22 @@ def test_every_row_is_in_train_or_dev(tmp_path, count, share):
     assert train | dev == {str(i) for i in range(count)}
     assert len(dev) == max(1, round(share * count))
     assert dev == {e.fields["a"] for e in data.load(read_task(tmp_path / "t.yaml"), "dev")}
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "split", "complaint"),
+    [
+        ("", {}, "train", "own/t has no train row in x.csv$"),
+        ("", {}, "dev", "own/t has no dev row in x.csv$"),
+        ("1,p\n", {}, "train", r"no train row in x.csv: of its 1 all are kept apart for dev \(dev_share\)"),
+        ("1,p\n2,n\n", {"dev_share": 0.9}, "train", "no train row in x.csv: of its 2 all are kept apart"),
+        ("", {"test": "x.csv"}, "test", "own/t has no test row in x.csv$"),
+    ],
+)
+def test_a_table_without_rows_is_no_data(tmp_path, rows, changes, split, complaint):
+    write(tmp_path, f"a,label\n{rows}", "x.csv")
+    with pytest.raises(UserError, match=complaint):
+        data.load(read_task(write(tmp_path, broken(**changes))), split)
 
 
 def test_the_copy_in_a_run_means_the_same_from_anywhere(tmp_path, monkeypatch):

@@ -235,8 +235,11 @@ DAMAGE = [
     ("RTE.tsv", line(7), [f": {GONE.format(5)}", f": {COUNT.format(2999, 3000)}"]),
     ("RTE.tsv", line(1, "id\tlabel"), [":1: the header is 'id\\tlabel', and 'index\\tprediction' is needed"]),
     ("CoLA.tsv", line(3, "1\tacceptable"), [":3: the label 'acceptable' is none of '0', '1'"]),
-    ("STS-B.tsv", line(2, "0\t5.1"), [":2: the prediction 5.1 is not a number from 0 to 5"]),
-    ("STS-B.tsv", line(2, "0\tnan"), [":2: the prediction nan is not a number from 0 to 5"]),
+    ("STS-B.tsv", line(2, "0\t5.1"), [":2: the prediction '5.1' is not a number from 0 to 5"]),
+    ("STS-B.tsv", line(2, "0\tnan"), [":2: the prediction 'nan' is not a number from 0 to 5"]),
+    ("STS-B.tsv", line(2, "0\t1_0e-1"), [":2: the prediction '1_0e-1' is not a number from 0 to 5"]),
+    ("STS-B.tsv", line(2, "0\t\u0663"), [":2: the prediction '\u0663' is not a number from 0 to 5"]),
+    ("STS-B.tsv", line(2, "0\t 3 "), [":2: the prediction ' 3 ' is not a number from 0 to 5"]),
     (
         "AX.tsv",
         line(2, "0"),

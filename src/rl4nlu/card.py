@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import yaml
@@ -17,6 +18,10 @@ def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> N
     whole = first.get("tune") == "full"
     kind = "A classifier" if first["method"] == "classify" else "A LoRA adapter"
     asked = "" if first["method"] == "classify" else f"template `{first['template']}`, "
+    folder = shlex.quote(str(run.path))
+    # results call a task of the user's own own/NAME, which is no name on the command line
+    named = [result["task"] for result in results if not result["task"].startswith("own/")]
+    which = "" if len(results) == 1 else f" --task {named[0] if named else 'TASK.yaml'}"
     head = {
         "library_name": "transformers" if whole else "peft",
         "base_model": settings.model,
@@ -39,8 +44,8 @@ def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> N
             )
     lines += [
         "## Use",
-        f"```\nrl4nlu evaluate --adapter {run.path} --task {first['task']}\n"
-        f"rl4nlu predict {run.path} --input rows.jsonl --output answers.jsonl\n```",
+        f"```\nrl4nlu evaluate --adapter {folder}\n"
+        f"rl4nlu predict {folder}{which} --input rows.jsonl --output answers.jsonl\n```",
         "`model/` is a whole model: `AutoModelForSequenceClassification.from_pretrained('model')`."
         if whole
         else "`adapter/` is a plain peft adapter: `PeftModel.from_pretrained(base, 'adapter')`.",

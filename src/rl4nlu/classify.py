@@ -33,6 +33,8 @@ def classify(settings: ClassifySettings) -> tuple[Run, list[dict[str, Any]]]:
         UserError: something in settings, rows or model is not as it should be; nothing was written then.
     """
     check_free(settings.out)
+    if "," in (settings.task or ""):
+        raise UserError(f"--task {settings.task}: a classifier has one head, for one task; sft and ppo take several")
     task = find(settings.task or "")
     teacher = data.training_task(task)
     rows = load_rows(teacher, "train", settings, settings.limit)

@@ -177,6 +177,8 @@ def _condense(box: str) -> str:
     text = " ".join(line for line in lines if "For full helptext" not in line)
     text = text.split("Argument helptext:")[0].split("Got errors:")[0]
     pydantic = re.search(r"validation error[s]? for \w+ (\S+) (.*?) \[type=\w+, input_value=(.*?), input_type", text)
+    if rule := re.search(r"validation error for \w+ Value error, (.*?) \[type=value_error", text):
+        return rule.group(1)  # a rule over several settings says all itself
     if pydantic:
         name, message, given = pydantic.groups()
         text = f"--{name.replace('_', '-')}: {message[0].lower() + message[1:]} (got {given})"

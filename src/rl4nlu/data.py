@@ -50,7 +50,12 @@ def load(
     if task.table is not None:
         rows, part = table_rows(task, task.table, split, data)
         examples = _checked(task, split, rows, None, max_bad_rows)
-        return _part_of(task, task.table, part, examples)[:limit]
+        kept = _part_of(task, task.table, part, examples)
+        if not kept:
+            source = task.table.splits["train" if part != "all" else split]
+            apart = f": of its {len(examples)} all are kept apart for dev (dev_share)" if examples else ""
+            raise UserError(f"{task.name} has no {split} row in {source}{apart}")
+        return kept[:limit]
     files = task.files
     assert files is not None, f"{task.name} declares neither files nor a generator"
     if split not in files.splits:
@@ -218,7 +223,8 @@ def _example(task: Task, row: Row, where: str, default_id: str) -> Example:
     cells: dict[str, Any] = {}
     for name, columns in task.columns.items():
         column = next((column for column in columns if column in row), None)
-        if column is None and name not in ("label", "id"):  # test files have no label, some files no id
+        # test files have no label, some of the benchmarks' files no id
+        if column is None and name != "label" and (name != "id" or task.table is not None):
             raise UserError(f"{where}: no column {' or '.join(map(repr, columns))}; the columns are {', '.join(row)}")
         cells[name] = None if column is None else row[column]
     label = task.label_of(cells.pop("label", None))

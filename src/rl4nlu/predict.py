@@ -19,6 +19,7 @@ from .rows import read_rows
 from .run import Meter, command_of
 from .settings import EvaluateSettings, PredictSettings
 from .tasks import Example, Task, find_all
+from .tasks.own import is_file
 
 Answers = Callable[[Sequence[Example], Advance], Iterator[Prediction]]
 """(rows, whom to tell of the progress) -> what a run says of them."""
@@ -80,6 +81,12 @@ def _by_classifier(run: Path, settings: PredictSettings) -> tuple[Task, Answers]
 def _only(run: Path, names: str) -> Task:
     tasks = find_all(names)
     if len(tasks) > 1:
-        known = ", ".join(task.name for task in tasks)
+        # of the user's own the file: their names are known to results only
+        known = ", ".join(name for part in names.split(",") for name in _spelt(part))
         raise UserError(f"{run} was trained on several tasks: say with --task whose question to ask ({known})")
     return tasks[0]
+
+
+def _spelt(part: str) -> list[str]:
+    """What --task takes for the tasks that a part of a list means."""
+    return [part] if is_file(part) else [task.name for task in find_all(part)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from .errors import UserError
 Row = Mapping[str, Any]
 Located = tuple[str, Row | UserError]
 """("file:line", the row or what is wrong with it)."""
+_HALF = re.compile("[\ud800-\udfff]")
+"""Of a surrogate pair one; what cuts strings by UTF-16 units leaves such, and no tokenizer and no file takes them."""
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -66,6 +69,8 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[Located]:
         else:
             if not isinstance(row, dict):
                 row = UserError(f"{where}: a JSON {type(row).__name__} stands here, and an object is needed")
+            elif "\\ud" in line.lower() and _HALF.search(json.dumps(row, ensure_ascii=False)):
+                row = UserError(f"{where}: half a character stands here (a lone \\ud800 to \\udfff), which is no text")
             yield where, row
 
 
@@ -79,7 +84,7 @@ def _tsv_rows(path: Path, lines: list[str], headerless: tuple[str, ...] | None) 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Located]:
     """Cells may be quoted and then hold separators, quotes and line breaks; a row is named by its first line."""
-    header = text.split("\n", 1)[0]
+    header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     delimiter = "\t" if path.suffix == ".tsv" else ";" if header.count(";") > header.count(",") else ","
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -93,12 +98,14 @@ def _csv_rows(path: Path, text: str) -> Iterator[Located]:
         except csv.Error as wrong:
             yield f"{path}:{line}", UserError(f"{path}:{line}: not valid CSV ({wrong}); is a quote missing?")
             return  # where the next row begins is not known any more
+        if not cells:  # an empty line is no row
+            continue
         if names is None:
             names = tuple(cell.strip() for cell in cells)
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
-                raise UserError(f"{path}:1: the column {twice!r} stands there twice; rename one")
-        elif cells:  # an empty line is no row
+                raise UserError(f"{path}:{line}: the column {twice!r} stands there twice; rename one")
+        else:
             yield _row(f"{path}:{line}", names, cells)
 
 

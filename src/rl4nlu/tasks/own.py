@@ -136,7 +136,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:1: a task file holds lines of `name: value`; `rl4nlu new task FILE` writes one")
     line: dict[tuple[str, ...], int] = {}
-    return _value(node, (), line, path), line
+    try:
+        return _value(node, (), line, path), line
+    except RecursionError:
+        raise UserError(f"{path}: an anchor (&) stands within itself") from None
 
 
 def _value(node: Any, at: tuple[str, ...], line: dict[tuple[str, ...], int], path: Path) -> Any:
@@ -196,6 +199,13 @@ def _problems(said: TaskFile) -> list[tuple[str, str]]:
             found.append((entry, "instruction: it is the same for every row, so it cannot hold a column in braces"))
         if said.label in [said.fields.get(name, name) for name in names]:
             found.append((entry, f"template: it shows the label ({said.label}), which is what the model should find"))
+    try:
+        shown = template_fields(said.template)
+    except ValueError:  # told above
+        shown = (*said.fields, *(said.free or ()))
+    for entry, names in (("fields", tuple(said.fields)), ("free", tuple(said.free or ()))):
+        if odd := [name for name in names if name not in shown]:
+            found.append((entry, f"{entry}: the template shows no {{{odd[0]}}}{did_you_mean(odd[0], shown)}"))
     words = _words(said)
     if said.labels is not None:
         if len(words) < 2:
@@ -211,7 +221,7 @@ def _problems(said: TaskFile) -> list[tuple[str, str]]:
             found.append(("labels", "labels: two labels differ in nothing but upper and lower case"))
     if said.numbers is not None:
         steps = (said.numbers.high - said.numbers.low) / said.numbers.step
-        if not 1 <= round(steps) <= 200 or abs(steps - round(steps)) > 1e-6:
+        if not 0.5 < steps < 200.5 or abs(steps - round(steps)) > 1e-6:
             found.append(("numbers", "numbers: from low to high there must be 1 to 200 whole steps"))
     return found + _metric_problems(said)
 
