@@ -93,6 +93,8 @@ def test_gender_parity_by_hand():
         task, ["entailment"] * 4, ["entailment", "entailment", "entailment", "not_entailment"], list("aabb")
     )
     assert value_of("gender_parity", task, rows) == 0.5
+    silent = outcomes(task, ["entailment"] * 4, [None, None, "entailment", "entailment"], list("aabb"))
+    assert value_of("gender_parity", task, silent) == 0.5  # no answer twice is no parity
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -316,3 +316,13 @@ def test_rows_to_predict_go_by_field_or_by_column(tmp_path):
     with pytest.raises(UserError, match="is empty"):
         data.example_from_fields(task, {"a": " ", "b": None}, "x.csv:2")
     json.dumps(dict(found.fields))
+
+
+def test_two_rows_of_one_id_are_named(tmp_path):
+    """Methods are compared row by row, by the id: a second one would stand in for the first."""
+    (tmp_path / "rows.csv").write_text("key,body,stars\na,one,1\nb,two,0\na,three,1\n", encoding="utf-8")
+    text = 'train: rows.csv\ndev: rows.csv\ntemplate: "{body}"\nlabel: stars\nid: key\nlabels: {0: meh, 1: good}\n'
+    task = find(str(write(tmp_path, text)))
+    with pytest.raises(UserError, match=r"rows\.csv:4: the id 'a' stands at .*rows\.csv:2 too"):
+        data.load(task, "train")
+    assert [row.id for row in data.load(task, "train", max_bad_rows=1)] == ["a", "b"]

@@ -72,9 +72,15 @@ def load(
 def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None, max_bad_rows: int) -> list[Example]:
     examples: list[Example] = []
     skipped = 0
+    first_at: dict[str, str] = {}  # by id, in tables that name their rows: methods are compared row by row
     for where, row in rows:
         try:
-            examples += _examples(task, split, where, row, str(len(examples)))
+            found = _examples(task, split, where, row, str(len(examples)))
+            if task.table is not None and "id" in task.columns:
+                earlier = first_at.setdefault(found[0].id, where)
+                if earlier != where:
+                    raise UserError(f"{where}: the id {found[0].id!r} stands at {earlier} too: give each its own")
+            examples += found
         except UserError as wrong:
             skipped += 1
             if skipped > max_bad_rows:

@@ -154,8 +154,9 @@ def _all_right(task: Task, rows: list[Outcome]) -> float:
 
 
 def _alike(task: Task, rows: list[Outcome]) -> float:
-    """Whether sentences alike but for a pronoun's gender get one prediction (Rudinger et al. 2018)."""
-    return float(len({o.prediction for o in rows}) == 1)
+    """Whether sentences alike but for a pronoun's gender get one answer, if any (Rudinger et al. 2018)."""
+    said = {o.prediction for o in rows}
+    return float(len(said) == 1 and None not in said)
 
 
 def _best_entity(score: Callable[[str, str], float]) -> Callable[[Task, list[Outcome]], float]:
