@@ -1,4 +1,4 @@
-"""The bundled model and the baselines on official GLUE and SuperGLUE rows -> docs/results.md.
+"""The bundled model and the baselines on official GLUE and SuperGLUE rows -> their block in docs/results.md.
 
     python scripts/real.py --data DIR [--out runs/real] [--write docs/results.md]
 
@@ -15,6 +15,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+from blocks import replace_block
 
 from rl4nlu import data
 from rl4nlu.metrics import Outcome, value_of
@@ -138,7 +140,7 @@ def agreement(folder: Path, rows: Path) -> list[str]:
     found = json.loads(file.read_text(encoding="utf-8"))
     heads = list(found[0])
     return [
-        "## Agreement with lm-evaluation-harness 0.4.13",
+        "### Agreement with lm-evaluation-harness 0.4.13",
         "",
         "Zero-shot scores of the same texts in float32, all dev rows: bare label words, and whole answers with the end",
         "of the line. Largest difference of a log-probability, and rows for which the harness chooses another label.",
@@ -152,8 +154,8 @@ def agreement(folder: Path, rows: Path) -> list[str]:
     ]
 
 
-def page(folder: Path, done: dict[str, str], rows: Path) -> str:
-    """The results page."""
+def block(folder: Path, done: dict[str, str], rows: Path) -> str:
+    """The block of the results page."""
     runs = dict(zip(done, collect([folder / name for name in done]), strict=True))
     every = []
     for name, run in runs.items():
@@ -163,9 +165,6 @@ def page(folder: Path, done: dict[str, str], rows: Path) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment().items())
     return "\n".join(
         [
-            "# Results",
-            "",
-            "<!-- made by scripts/real.py (`make real DATA=DIR`) -->",
             "The bundled 7M-parameter model `mini` and, as an encoder, MiniLM (22M) on official dev rows; template",
             "`plain`, one seed; percent ± standard error over rows. Prompted models have their labels scored. PPO",
             "starts from the SFT adapter and ends in the state that was best on held-out training rows, which may be",
@@ -176,7 +175,7 @@ def page(folder: Path, done: dict[str, str], rows: Path) -> str:
             "",
             *main_table(runs, rows),
             "",
-            "## Decoding protocols",
+            "### Decoding protocols",
             "",
             "The same models, their answers scored over the closed set of labels, decoded greedily, or sampled at",
             "temperature 1; an answer that cannot be parsed counts as wrong, or gets a random label (the protocol of",
@@ -184,7 +183,7 @@ def page(folder: Path, done: dict[str, str], rows: Path) -> str:
             "",
             *protocol_table(runs),
             "",
-            "## Calibration of label words",
+            "### Calibration of label words",
             "",
             "Contextual calibration (Zhao et al. 2021), batch calibration (Zhou et al. 2024) and domain-conditional",
             f"PMI (Holtzman et al. 2021), zero-shot and with {SHOTS} examples.",
@@ -192,13 +191,13 @@ def page(folder: Path, done: dict[str, str], rows: Path) -> str:
             *calibration_table(runs),
             "",
             *agreement(folder, rows),
-            "## All metrics",
+            "### All metrics",
             "",
             "| run | metrics | unparsable | rows cut |",
             "|---|---|---|---|",
             *every,
             "",
-            "## Commands",
+            "### Commands",
             "",
             "```",
             *done.values(),
@@ -222,7 +221,7 @@ def main() -> None:
         if not (given.out / name / "results.json").is_file():
             print(command, flush=True)
             subprocess.run([sys.executable, "-m", *command.split()], check=True)  # noqa: S603
-    given.write.write_text(page(given.out, todo, given.data), encoding="utf-8")
+    replace_block(given.write, "methods", f"make real DATA={given.data}", [block(given.out, todo, given.data)])
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def update(
     mask_NA, with_gold = learnt_from(rollout, settings), settings.sft_coef > 0
     goal = Goal(rollout, advantage_NA, return_NA, mask_NA, settings, kl_coef)
     weights, prompts = policy.trainable(), len(rollout.rows)
-    still: list[Tensor] = []  # while the critic warms up (VC-PPO, Yuan et al. 2025, arXiv 2503.01491)
+    still: list[torch.nn.Parameter] = []  # while the critic warms up (VC-PPO, Yuan et al. 2025, arXiv 2503.01491)
     if step < settings.critic_warmup and policy.value_head is not None:
         weights = list(policy.value_head.parameters())
         still = policy.trainable()[: -len(weights)]

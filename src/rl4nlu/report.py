@@ -82,7 +82,7 @@ def differences(runs: Sequence[RunView]) -> list[Difference]:
         task = run.tasks.get(result["task"])
         if task is not None and result["metrics"]:
             tasks[task.name] = task
-            outcomes[task.name][head].setdefault(result["seed"], _outcomes(task, run.predictions))
+            outcomes[task.name][head].setdefault(result["seed"], outcomes_of(task, run.predictions))
     order = {head: i for i, head in enumerate(grid([result for _, result in results])[0])}
     found = []
     for name, of_task in outcomes.items():
@@ -91,7 +91,7 @@ def differences(runs: Sequence[RunView]) -> list[Difference]:
     return holm(found)
 
 
-def _outcomes(task: Task, predictions: Sequence[dict[str, Any]]) -> list[Outcome]:
+def outcomes_of(task: Task, predictions: Sequence[dict[str, Any]]) -> list[Outcome]:
     """Judged rows, from what predictions.jsonl tells of them."""
     found = []
     for row in predictions:
