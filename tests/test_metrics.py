@@ -256,3 +256,22 @@ def test_bootstrap_of_a_mean_over_questions():
     assert values["exact_match"] == pytest.approx(p, abs=1e-12)
     assert errors["exact_match"] == pytest.approx(math.sqrt(p * (1 - p) / 400), rel=0.25)
     assert compute(task, rows) == (values, errors)  # the same on every call
+
+
+@pytest.mark.parametrize("metric", ["matthews", "f1", "f1a", "macro_f1"])
+def test_draws_of_the_bootstrap_are_scikit_learns_too(metric):
+    """Whatever the weights; rows of one label and answers that are never right among them."""
+    where = {"matthews": "glue/cola", "f1": "glue/mrpc", "f1a": "superglue/multirc", "macro_f1": "superglue/cb"}
+    task, rng = find(where[metric]), np.random.default_rng(0)
+    for i in range(100):
+        size = int(rng.integers(2, 30))
+        golds = rng.choice(task.labels, size).tolist()
+        said = rng.choice([*task.labels, None], size).tolist()
+        judged = Judged(task, outcomes(task, golds, said))
+        draw = rng.integers(0, 4, judged.documents)
+        if not draw.sum():
+            continue
+        again = [o for o, count in zip(judged.outcomes, draw[judged.document_N], strict=True) for _ in range(count)]
+        repeated = outcomes(task, [o.example.label for o in again], [o.prediction for o in again])
+        known = value_of(metric, task, repeated)  # all weights one: scikit-learn
+        assert METRICS[metric](judged)(draw) == pytest.approx(known, abs=1e-12), i

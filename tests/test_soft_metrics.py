@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rl4nlu.metrics import METRICS, Outcome, value_of
-from rl4nlu.soft_metrics import SMOOTHING, SOFT, derivative
+from rl4nlu.rewards import SMOOTHING, derivative
+from rl4nlu.soft_metrics import SOFT
 from rl4nlu.tasks import TASKS, Example, find
 
 WHERE = {
@@ -22,8 +23,9 @@ WHERE = {
 """Metric -> a task that has it."""
 
 
-def numbers(task) -> list[float]:
-    return [float(label) for label in task.labels] if task.numeric else list(range(len(task.labels)))
+def numbers(task) -> torch.Tensor:
+    values = [float(label) for label in task.labels] if task.numeric else range(len(task.labels))
+    return torch.tensor(list(values), dtype=torch.float64)
 
 
 def random_rows(metric: str, seed: int, rows: int = 60) -> list[Outcome]:
@@ -51,8 +53,9 @@ def test_on_counts_it_is_the_benchmarks_metric(metric):
     task = find(WHERE[metric])
     for seed in range(50):
         rows = random_rows(metric, seed)
-        found = float(SOFT[metric](table_of(metric, rows), numbers(task)))
-        assert found == pytest.approx(value_of(metric, task, rows), abs=1e-12), seed
+        table, known = table_of(metric, rows), value_of(metric, task, rows)
+        assert float(SOFT[metric](table, numbers(task))) == pytest.approx(known, abs=1e-12), seed
+        assert SOFT[metric](table.numpy(), numbers(task).numpy()) == pytest.approx(known, abs=1e-12), seed
 
 
 @pytest.mark.parametrize("metric", SOFT)
@@ -93,7 +96,7 @@ def test_where_every_answer_is_the_same_it_still_points_to_the_right_ones(metric
 def test_f1_by_hand():
     """tp 2, missed 1, wrongly 1: F1 = 4/6. d/d tp = (2 (2 tp + m + w) - 4 tp) / (..)^2 = 4/36; d/d m = -2 tp / 36."""
     table = torch.tensor([[5.0, 1.0, 0.0], [1.0, 2.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    value = SOFT["f1"](table, [0, 1])
+    value = SOFT["f1"](table, None)
     value.backward()
     assert value.item() == pytest.approx(4 / 6)
     assert table.grad.tolist() == [

@@ -103,6 +103,7 @@ def test_maths_imports_torch_only(name):
                 "collections",
                 "dataclasses",
                 "functools",
+                "typing",
             }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError, did_you_mean
-from .soft_metrics import SOFT, derivative
+from .soft_metrics import SOFT
 from .tasks import Example, Task
 
 RewardFunction = Callable[[Task, str | None, Example], float]
@@ -111,7 +111,32 @@ class Reward:
             self.tables[name] = before_LC + (table_LC - before_LC) / min(self.steps[name], self.window)
             task = tasks[name]
             numbers = [float(label) for label in task.labels] if task.numeric else range(len(task.labels))
-            self.value[name], self._slopes[name] = derivative(task.metrics[0], self.tables[name], list(numbers))
+            values_L = torch.tensor(list(numbers), dtype=torch.float64)
+            self.value[name], self._slopes[name] = derivative(task.metrics[0], self.tables[name], values_L)
+
+
+SMOOTHING = 0.05
+"""Share of answers drawn blindly that is mixed in: where every answer is the same, Matthews and the correlations have
+no derivative."""
+
+
+def derivative(name: str, table_LC: Tensor, values_L: Tensor) -> tuple[float, Tensor]:
+    """Value of a metric on a table, and its derivative by each cell: (L, C).
+
+    Args:
+        name: one of SOFT.
+        table_LC: mass of each pair of gold label and answer; any total.
+        values_L: the labels as numbers; only correlations read them.
+    """
+    table_LC = (table_LC / table_LC.sum()).double()
+    blind_C = torch.full(table_LC.shape[1:], 1 / len(table_LC), dtype=torch.float64)
+    blind_C[-1] = 0
+    smooth_LC = (1 - SMOOTHING) * table_LC + SMOOTHING * table_LC.sum(1, keepdim=True) * blind_C
+    with torch.enable_grad():
+        leaf_LC = smooth_LC.clone().requires_grad_()
+        value = SOFT[name](leaf_LC, values_L)
+        (slope_LC,) = torch.autograd.grad(value, leaf_LC)
+    return value.item(), slope_LC
 
 
 def find_reward(name: str) -> RewardFunction:
