@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from rl4nlu.collapse import KL_RUNAWAY, SAME_ANSWER, STUCK, UNPARSABLE, Watch
+from rl4nlu.config import validate
+from rl4nlu.settings import PpoSettings
 
 STEPS = 200
 HEALTHY = {
@@ -65,3 +69,47 @@ def test_steps_without_any_loss_count_as_certain():
 
 def test_a_short_run_is_judged_by_fewer_steps():
     assert [step for step, _ in seen([{"unparsable": 1.0}] * 20, steps=20)] == [5]
+
+
+# -- provoked on real runs ---------------------------------------------------------------------------------------------
+
+
+def run_with(tmp_path, **values) -> tuple[set[str], list[dict], str]:
+    """Names of the collapses of a run, its steps, and its model card's results."""
+    from rl4nlu import ppo
+
+    values = {"model": "mini", "batch_size": 8, "select_rows": 0, "eval_limit": 4, "warmup": 0.0, **values}
+    run, (result,) = ppo.ppo(validate(PpoSettings, {**values, "out": tmp_path / "run"}))
+    steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    return set(result.get("collapse", [])), steps, result
+
+
+def test_free_text_from_a_base_model_that_does_not_know_the_form(tmp_path, capfd):
+    values = {"task": "mini/entailment", "template": "verdict", "answer_tokens": 3, "answers": 2, "inner_epochs": 1}
+    names, steps, _ = run_with(tmp_path, **values, max_steps=6, learning_rate=1e-9)
+    assert names == {"unparsable"}
+    assert [step["collapse"] for step in steps if "collapse" in step] == [["unparsable"]]
+    said = capfd.readouterr().err
+    assert "collapse (unparsable): no answer can be parsed" in said
+    assert "--actions labels" in said
+
+
+def test_too_high_a_rate_ends_in_one_answer_and_certainty(tmp_path):
+    """As a first trial on SST-2 did: no KL, no entropy term, from the base model."""
+    values = {"task": "mini/entailment", "estimator": "expected", "kl_coef": 0, "learning_rate": 2e-2}
+    names, steps, _ = run_with(tmp_path, **values, inner_epochs=1, max_steps=24)
+    assert names == {"one-answer", "stuck"}
+    assert steps[-1]["entropy"] < 0.02
+    assert steps[-1]["most_common"] == 1.0
+
+
+def test_running_from_the_reference_for_nothing(tmp_path):
+    """An entropy bonus that outweighs the reward, no KL penalty: the text goes anywhere; the run ends when told to."""
+    values = {"task": "mini/sentiment", "kl_coef": 0, "entropy_coef": 1, "answer_tokens": 6, "answers": 2}
+    values |= {"learning_rate": 1e-3, "schedule": "constant", "inner_epochs": 1, "max_steps": 20}
+    names, steps, _ = run_with(tmp_path / "warned", **values)
+    assert names == {"unparsable", "kl-runaway"}
+    assert len(steps) == 20
+    names, steps, result = run_with(tmp_path / "stopped", **values, on_collapse="stop")
+    assert names == {"unparsable"}
+    assert result["steps"] == len(steps) == 5
