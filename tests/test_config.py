@@ -26,11 +26,12 @@ KINDS = [
     settings.CheckSettings,
     settings.ReportSettings,
     settings.DemoSettings,
+    settings.SuiteSettings,
 ]
 
 # A new setting is added here on purpose: every one is a promise to keep.
 COMMON = "task model data limit max_bad_rows seed split device dtype max_length out"
-PROMPT = f"{COMMON} template chat shots max_tokens"
+PROMPT = f"{COMMON} template chat shots reason max_tokens"
 LORA = "lora.r lora.alpha lora.dropout lora.rslora lora.target"
 TRAIN = (
     f"{PROMPT} init preset epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay "
@@ -39,7 +40,8 @@ TRAIN = (
 PPO_ONLY = (
     "estimator actions group_std answers answer_tokens reward inner_epochs "
     "minibatch clip value_clip value_coef entropy_coef gamma lam kl_coef "
-    "kl_target kl_horizon"
+    "kl_target kl_horizon format_penalty metric_window sft_coef stop_kl whiten skip_flat critic_warmup oversample debias "
+    "on_collapse"
 )
 CLASSIFY = (
     f"{COMMON} preset tune epochs max_steps batch_size learning_rate schedule warmup weight_decay max_grad_norm "
@@ -135,11 +137,11 @@ def test_settings_that_contradict_each_other_are_named(flags, complaint):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_complete_run_is_valid_and_opens_with_its_command(path):
     command = path.read_text().splitlines()[0].removeprefix("# ").split()
-    kind = {"sft": SftSettings, "ppo": PpoSettings}[command[1]]
+    kind = {"sft": SftSettings, "ppo": PpoSettings, "suite": settings.SuiteSettings}[command[1]]
     assert command[0] == "rl4nlu"
     assert Path(command[2]).name == path.name
-    settings = given_args(kind, str(path), *command[3:])
-    assert settings.task
+    given = given_args(kind, str(path), *command[3:])
+    assert given.tasks if command[1] == "suite" else given.task
 
 
 def test_saved_settings_and_command_give_the_same_settings(tmp_path):

@@ -10,8 +10,9 @@ from typing import Any
 from . import data
 from .config import read_yaml, validate, with_preset
 from .errors import UserError
+from .plan import make_plan
 from .prompts import Prompter
-from .settings import RUNS
+from .settings import RUNS, SuiteSettings
 from .submit import check_zip
 from .tasks import Example, Task, find, find_all
 from .tasks.own import SUFFIXES
@@ -35,8 +36,12 @@ def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0) -> list
         if problems:
             raise UserError("; ".join(problems))
         return [f"{path}: all files are as the server wants them", *(f"missing: {name}" for name in missing)]
-    if path.suffix in SUFFIXES and path.is_file() and "task" in (values := read_yaml(path)):
-        return check_settings(path, values, folder, max_bad_rows)
+    if path.suffix in SUFFIXES and path.is_file():
+        values = read_yaml(path)
+        if "task" in values:
+            return check_settings(path, values, folder, max_bad_rows)
+        if "methods" in values:
+            return check_suite(path, values, folder, max_bad_rows)
     task = find(str(path))
     return [f"{path}: {task.name}", *check_task(task, folder, max_bad_rows)]
 
@@ -62,6 +67,23 @@ def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_
             said += [
                 f"  taught by {teacher.name}: {line}" for line in check_task(teacher, folder or settings.data, rows)[:1]
             ]
+    return said
+
+
+def check_suite(path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int) -> list[str]:
+    """The settings of every run of a suite, and every row of its tasks.
+
+    Raises:
+        UserError: a setting or a row is not what it should be.
+    """
+    suite = validate(SuiteSettings, {**values, **({"data": folder} if folder else {})})
+    plan = make_plan(suite)
+    methods, tasks = len(suite.methods), len(suite.tasks)
+    seeds = ", ".join(map(str, suite.seeds))
+    said = [f"{path}: suite of {len(plan.jobs)} runs: {methods} methods on {tasks} tasks, seeds {seeds}"]
+    where = suite.data or suite.common.get("data")
+    for task in (one for name in suite.tasks for one in find_all(name)):
+        said += [f"{task.name}:", *(f"  {line}" for line in check_task(task, where and Path(where), max_bad_rows))]
     return said
 
 

@@ -24,7 +24,7 @@ from .settings import SuiteSettings
 from .tables import main_metric, print_differences, print_table
 from .workers import Outcome, Work, Workers, finished, read_sources
 
-INHERITED = ("model", "template", "chat", "max_length", "lora", "shots", "data")
+INHERITED = ("model", "template", "chat", "max_length", "lora", "shots", "reason", "data")
 """What a run takes from the one it starts from where nothing else is said (evaluate.follow)."""
 
 
