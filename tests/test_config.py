@@ -40,8 +40,8 @@ TRAIN = (
 PPO_ONLY = (
     "estimator actions group_std answers answer_tokens reward inner_epochs "
     "minibatch clip value_clip value_coef entropy_coef gamma lam kl_coef "
-    "kl_target kl_horizon format_penalty metric_window sft_coef stop_kl whiten skip_flat critic_warmup oversample debias "
-    "on_collapse"
+    "kl_target kl_horizon format_penalty metric_window sft_coef stop_kl whiten skip_flat critic_warmup oversample "
+    "debias on_collapse"
 )
 CLASSIFY = (
     f"{COMMON} preset tune epochs max_steps batch_size learning_rate schedule warmup weight_decay max_grad_norm "
