@@ -256,6 +256,7 @@ def test_a_debiased_start_says_every_label_alike_and_is_kept_with_the_run(tmp_pa
     assert same["metrics"] == result["metrics"]
     steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-7)  # the reference has the bias out too
+    assert "label_bias.json" in (run.path / "README.md").read_text()
     with pytest.raises(UserError, match="add --actions labels"):
         settings(debias=True)
 

@@ -177,6 +177,27 @@ def test_the_metrics_derivative_is_kept_up_to_date():
     assert reward(mrpc, None, example(same)) == pytest.approx(reward(mrpc, other, example(same)))
 
 
+def test_any_metric_by_name():
+    """Accuracy is the task's own; Matthews pays more for the label that is hardly ever said."""
+    sst2 = find("glue/sst2")
+    a, b = sst2.labels
+    asked = [(sst2, example(label)) for label in (a, b)]
+    gain = {}
+    for name in ("accuracy", "matthews"):
+        reward = Reward(name)
+        reward.observe(asked, [{a: 0.98, b: 0.02}] * 2)
+        gain[name] = [
+            reward(sst2, label, example(label)) - reward(sst2, other, example(label))
+            for label, other in ((a, b), (b, a))
+        ]
+    assert gain["accuracy"][0] == pytest.approx(gain["accuracy"][1])
+    assert gain["matthews"][1] == pytest.approx(gain["matthews"][0])  # a swap of labels changes no correlation
+    assert gain["matthews"][1] > 2 * gain["accuracy"][1]  # and where all say one label it pays more than accuracy
+    check_reward("matthews", [sst2])
+    with pytest.raises(UserError, match="no numbers"):
+        check_reward("pearson", [sst2])
+
+
 def test_numbers_are_counted_at_the_nearest_label():
     stsb = find("glue/stsb")
     reward = Reward("metric")

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from .models import LABEL_BIAS
 from .run import Run
 from .settings import Settings
 
@@ -49,6 +50,15 @@ def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> N
         "`model/` is a whole model: `AutoModelForSequenceClassification.from_pretrained('model')`."
         if whole
         else "`adapter/` is a plain peft adapter: `PeftModel.from_pretrained(base, 'adapter')`.",
+        *(
+            [
+                f"`{LABEL_BIAS}`: what this policy takes out of the label words' log-probabilities before it "
+                "renormalises them; rl4nlu does so by itself, other programs have to."
+            ]
+            if (run.path / LABEL_BIAS).is_file()
+            else []
+        ),
+        *([f"Collapses seen in training: {', '.join(first['collapse'])}."] if first.get("collapse") else []),
         "## Run again",
         f"```\n{(run.path / 'command.txt').read_text(encoding='utf-8').strip()}\n```",
         "All settings are in `config.yaml`, the versions of the libraries in `environment.json`.",

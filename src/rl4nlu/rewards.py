@@ -22,6 +22,7 @@ RewardFunction = Callable[[Task, str | None, Example], float]
 ENTRY_POINTS = "rl4nlu.rewards"
 """Entry points under which an installed package offers rewards of its own, by name."""
 METRIC = "metric"
+"""The derivative of the task's own metric; the names in SOFT are those of a metric whatever the task's."""
 
 
 def paper_reward(task: Task, prediction: str | None, example: Example) -> float:
@@ -47,14 +48,15 @@ def exact_match(task: Task, prediction: str | None, example: Example) -> float:
 REWARDS: dict[str, RewardFunction] = {"paper": paper_reward, "exact": exact_match}
 CORRECTNESS: dict[str, RewardFunction] = {"paper": signed_match, "exact": exact_match}
 """The rewards without what is taken off for the form."""
+NUMERIC = ("pearson", "spearman")
 FORMAT_PENALTY = {"paper": 2.0}
 """What an answer that cannot be parsed costs beside being wrong."""
 
 
 @dataclass
 class Reward:
-    """What an answer earns, in one run: one of REWARDS, a function of another package, or the derivative of the
-    task's own metric, which `observe` keeps up to date."""
+    """What an answer earns, in one run: one of REWARDS, a function of another package, or the derivative of a metric,
+    which `observe` keeps up to date."""
 
     name: str
     format_penalty: float | None = None
@@ -68,7 +70,7 @@ class Reward:
 
     def __post_init__(self) -> None:
         self._slopes: dict[str, Tensor] = {}
-        self._given = None if self.name == METRIC else find_reward(self.name)
+        self._given = None if self.name in (METRIC, *SOFT) else find_reward(self.name)
 
     def __call__(self, task: Task, prediction: str | None, example: Example) -> float:
         """What this answer to this row earns.
@@ -112,7 +114,8 @@ class Reward:
             task = tasks[name]
             numbers = [float(label) for label in task.labels] if task.numeric else range(len(task.labels))
             values_L = torch.tensor(list(numbers), dtype=torch.float64)
-            self.value[name], self._slopes[name] = derivative(task.metrics[0], self.tables[name], values_L)
+            metric = task.metrics[0] if self.name == METRIC else self.name
+            self.value[name], self._slopes[name] = derivative(metric, self.tables[name], values_L)
 
 
 SMOOTHING = 0.05
@@ -149,7 +152,7 @@ def find_reward(name: str) -> RewardFunction:
         return REWARDS[name]
     offered = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
     if name not in offered:
-        known = [*REWARDS, METRIC, *offered]
+        known = [*REWARDS, METRIC, *SOFT, *offered]
         raise UserError(
             f"--reward {name}: no such reward{did_you_mean(name, known)}; there are {', '.join(known)}; a function of "
             f"your own is offered by an installed package as an entry point of {ENTRY_POINTS!r}"
@@ -169,11 +172,13 @@ def check_reward(name: str, tasks: Sequence[Task]) -> None:
     Raises:
         UserError: it is not, or does not.
     """
-    if name != METRIC:
+    if name not in (METRIC, *SOFT):
         find_reward(name)
         return
     for task in tasks:
-        if task.metrics[0] not in SOFT:
+        if name in NUMERIC and not task.numeric:
+            raise UserError(f"--reward {name}: the labels of {task.name} are no numbers; matthews, macro_f1 or f1 fit")
+        if name == METRIC and task.metrics[0] not in SOFT:
             raise UserError(
                 f"--reward {METRIC}: {task.metrics[0]} of {task.name} is counted by group, so it has no derivative by "
                 f"the answer; the metrics that have one: {', '.join(SOFT)}"
