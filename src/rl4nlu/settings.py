@@ -163,7 +163,7 @@ class PpoSettings(TrainSettings):
     answer_tokens: int | None = Field(None, gt=0)
     """Longest sampled answer (default: the longest label's, and 4)."""
     reward: str = "paper"
-    """paper: +1, -1, unparsable -3; exact: 1 or 0; metric (or matthews, f1, ...): its derivative; or a package's name."""
+    """paper: +1, -1, unparsable -3; exact: 1 or 0; metric, matthews, f1, ...: its derivative; or a package's name."""
     format_penalty: float | None = Field(None, ge=0)
     """What an answer that cannot be parsed costs beside being wrong (default: the reward's own; paper: 2)."""
     metric_window: int = Field(8, ge=1)
