@@ -1,6 +1,8 @@
-"""The runs of `rl4nlu suite configs/study.yaml` -> the study in docs/results.md, and its learning curves.
+"""The runs of a suite -> their block in docs/results.md: scores and costs; of configs/study.yaml also its planned
+comparisons and learning curves.
 
     python scripts/study.py runs/study [--write docs/results.md]
+    python scripts/study.py runs/bundle
 
 What is compared was fixed before the runs were made: every method with reinforcement learning against SFT that has seen
 as many examples, and those that start from SFT against SFT with about the same compute. Tasks of which runs are missing
@@ -150,9 +152,10 @@ def cost_table(runs: Runs) -> list[str]:
         own = sum(passes(found[name][0]) or 0 for found in runs.values())
         seen = sum(examples(found[name][0]) for found in runs.values())
         start = 0.0
-        if "init" in yaml.safe_load(next(iter(runs.values()))[name][0].settings):
-            start = sum(passes(found["sft-half"][0]) or 0 for found in runs.values())
-            seen += sum(examples(found["sft-half"][0]) for found in runs.values())
+        if init := yaml.safe_load(next(iter(runs.values()))[name][0].settings).get("init"):
+            first = Path(init).parts[-2]
+            start = sum(passes(found[first][0]) or 0 for found in runs.values())
+            seen += sum(examples(found[first][0]) for found in runs.values())
         lines.append(f"| {name} | {seen:,} | {own + start:.1f} | {start:.1f} |")
     return lines
 
@@ -204,30 +207,43 @@ def main() -> None:
     arguments.add_argument("--write", type=Path, default=Path("docs/results.md"))
     given = arguments.parse_args()
     runs, missing = read(given.folder)
-    picture = given.write.with_name("study-curves.svg")
-    draw(runs, picture)
+    if not runs:
+        raise SystemExit(f"{given.folder}: no task of which all runs are done")
+    name = given.folder.name
+    methods = next(iter(runs.values()))
+    planned = all(method in methods for pair in (*EQUAL_EXAMPLES, *EQUAL_COMPUTE) for method in pair)
     lines = [
         *scores_table(runs),
         "",
-        "Dev rows, percent, mean over three seeds ± half of the 95 % interval by Student's t (zero-shot: one run, ±",
-        "its standard error over rows).",
+        "Dev rows, percent, mean over three seeds ± half of the 95 % interval by Student's t (one run alone: ± its",
+        "standard error over rows).",
         *([f"Not finished, so left out: {', '.join(missing)}."] if missing else []),
         "",
-        "Planned comparisons. Mean over the tasks with its 95 % interval over seeds; then the tasks on which the",
-        "paired bootstrap over rows and seeds calls the difference real (p adjusted for all these tests by Holm).",
-        "",
-        *tests_table(runs),
-        "",
+    ]
+    if planned:
+        lines += [
+            "Planned comparisons. Mean over the tasks with its 95 % interval over seeds; then the tasks on which the",
+            "paired bootstrap over rows and seeds calls the difference real (p adjusted for all these tests by Holm).",
+            "",
+            *tests_table(runs),
+            "",
+        ]
+    lines += [
         "Cost of one seed, all tasks: a pass is one prompt through the model forwards; backwards counts as two.",
         "",
         *cost_table(runs),
-        "",
-        "Learning rate of SFT, chosen on held-out training rows with the first seed:",
-        f"{', '.join(chosen(given.folder))}.",
-        "",
-        f"![Learning curves]({picture.name})",
     ]
-    replace_block(given.write, "study", "python scripts/study.py runs/study", lines)
+    if planned:
+        picture = given.write.with_name(f"{name}-curves.svg")
+        draw(runs, picture)
+        lines += [
+            "",
+            "Learning rate of SFT, chosen on held-out training rows with the first seed:",
+            f"{', '.join(chosen(given.folder))}.",
+            "",
+            f"![Learning curves]({picture.name})",
+        ]
+    replace_block(given.write, name, f"python scripts/study.py runs/{name}", lines)
 
 
 if __name__ == "__main__":

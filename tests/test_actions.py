@@ -30,7 +30,9 @@ ESTIMATORS = ["gae", "rloo", "grpo", "reinforce++", "expected"]
 
 
 def settings(**values) -> PpoSettings:
-    return validate(PpoSettings, {"task": TASK, "model": "mini", "batch_size": 8, "answer_tokens": 4, **values})
+    free = values.get("actions") != "labels" and values.get("estimator") != "expected"
+    values = {"answer_tokens": 4, **values} if free else values
+    return validate(PpoSettings, {"task": TASK, "model": "mini", "batch_size": 8, **values})
 
 
 def start(chosen: PpoSettings, rows: int = 8):
@@ -214,6 +216,43 @@ def test_prompts_whose_answers_all_earn_the_same_move_nothing(gradients, estimat
     small, large = (gradient_of(s, policy, some, gradients) for s in (kept, chosen))
     counted = int(rollout.mask_NA.sum()) / int(rollout.mask_NA[:3].sum())
     assert torch.allclose(large, small * counted, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_prompts_that_are_left_out_keep_their_entropy_bonus(gradients, estimator):
+    """Else a policy that says the same to every prompt could never leave that state."""
+    common = {"estimator": estimator, "answers": 3, "inner_epochs": 1, "entropy_coef": 0.1, "max_grad_norm": 1e9}
+    chosen, kept = settings(**common, kl_coef=0.5), settings(**common, kl_coef=0.0, skip_flat=False)
+    policy, rows = start(chosen)
+    rollout = roll_out(policy, rows, chosen, 0, longest=8)
+    flat = replace(rollout, ref_logp_NA=rollout.logp_NA - 0.3, score_N=torch.ones_like(rollout.score_N))
+    found, entropy_alone = (gradient_of(one, policy, flat, gradients) for one in (chosen, kept))
+    assert float(entropy_alone.abs().max()) > 1e-5
+    assert torch.allclose(found, entropy_alone, rtol=1e-4, atol=1e-7)
+
+
+def test_a_task_is_asked_with_the_bias_of_the_one_that_teaches_it():
+    policy = load_policy("mini")
+    policy.label_bias = {"glue/mnli": (-1.0, -2.0, -0.5)}
+    assert policy.bias_of(find("glue/mnli-mm")) == policy.bias_of(find("glue/ax")) == (-1.0, -2.0, -0.5)
+    assert policy.bias_of(find("glue/rte")) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"reason": 4, "sft_coef": 1.0}, "leave out --reason"),
+        ({"kl_coef": 0, "kl_target": 6}, "give it a value above 0"),
+        ({"actions": "labels", "format_penalty": 1}, "--format-penalty is about free text"),
+        ({"estimator": "expected", "answer_tokens": 4}, "--answer-tokens is about free text"),
+        ({"estimator": "rloo", "whiten": "task"}, "leave out --whiten"),
+        ({"stop_kl": 0.1, "inner_epochs": 1}, "--inner-epochs 2 or more"),
+        ({"critic_warmup": 2, "value_coef": 0}, "--value-coef is 0"),
+    ],
+)
+def test_no_flag_does_nothing(values, match):
+    with pytest.raises(UserError, match=match):
+        validate(PpoSettings, {"task": TASK, "model": "mini", **values})
 
 
 def test_a_critics_warm_up_moves_the_critic_alone():

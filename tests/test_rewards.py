@@ -147,11 +147,17 @@ def test_a_function_of_another_package(monkeypatch):
     def generous(task, prediction, row):
         return 7.0 if prediction == row.label else float("nan") if prediction is None else 0.25
 
-    offer(monkeypatch, generous=lambda: generous, broken=lambda: 1 / 0, number=lambda: 3)
+    def silent(task, prediction, row):
+        return None if prediction is None else task.nothing
+
+    offer(monkeypatch, generous=lambda: generous, silent=lambda: silent, broken=lambda: 1 / 0, number=lambda: 3)
     reward, rte = Reward("generous"), find("glue/rte")
     assert [reward(rte, said, example("entailment")) for said in rte.labels] == [7.0, 0.25]
     with pytest.raises(UserError, match="it gave nan for None on row 0"):
         reward(rte, None, example("entailment"))
+    for said, what in ((None, "TypeError"), ("entailment", "AttributeError")):
+        with pytest.raises(UserError, match=f"--reward silent: it failed for .* on row 0 .{what}"):
+            Reward("silent")(rte, said, example("entailment"))
     with pytest.raises(UserError, match=r"did you mean 'generous'.*entry point of 'rl4nlu.rewards'"):
         Reward("generos")
     with pytest.raises(UserError, match="cannot be loaded"):
@@ -178,7 +184,7 @@ def test_the_metrics_derivative_is_kept_up_to_date():
 
 
 def test_any_metric_by_name():
-    """Accuracy is the task's own; Matthews pays more for the label that is hardly ever said."""
+    """Where one label takes nearly all answers, Matthews pays more for the right one than accuracy does, for both alike."""
     sst2 = find("glue/sst2")
     a, b = sst2.labels
     asked = [(sst2, example(label)) for label in (a, b)]
@@ -192,10 +198,12 @@ def test_any_metric_by_name():
         ]
     assert gain["accuracy"][0] == pytest.approx(gain["accuracy"][1])
     assert gain["matthews"][1] == pytest.approx(gain["matthews"][0])  # a swap of labels changes no correlation
-    assert gain["matthews"][1] > 2 * gain["accuracy"][1]  # and where all say one label it pays more than accuracy
+    assert gain["matthews"][1] > 2 * gain["accuracy"][1]
     check_reward("matthews", [sst2])
-    with pytest.raises(UserError, match="no numbers"):
-        check_reward("pearson", [sst2])
+    check_reward("pearson", [find("glue/stsb")])
+    for name, task in (("pearson", "glue/sst2"), ("matthews", "glue/stsb"), ("f1", "superglue/cb")):
+        with pytest.raises(UserError, match=f"--reward {name}: .* fit"):
+            check_reward(name, [find(task)])
 
 
 def test_numbers_are_counted_at_the_nearest_label():

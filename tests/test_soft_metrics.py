@@ -67,7 +67,8 @@ def test_the_derivative_is_what_more_mass_in_a_cell_changes(metric):
         _, slope = derivative(metric, table, numbers(task))
         blind = torch.full((len(task.labels) + 1,), 1 / len(task.labels), dtype=torch.float64)
         blind[-1] = 0
-        smooth = (1 - SMOOTHING) * table + SMOOTHING * table.sum(1, keepdim=True) * blind
+        gold = (table.sum(1, keepdim=True) + 1 / len(task.labels)) / 2
+        smooth = (1 - SMOOTHING) * table + SMOOTHING * gold * blind
         rng = np.random.default_rng(seed)
         for _ in range(10):
             row, column = rng.integers(len(task.labels)), rng.integers(len(task.labels) + 1)
@@ -91,6 +92,20 @@ def test_where_every_answer_is_the_same_it_still_points_to_the_right_ones(metric
     assert float(slope[-1, L - 1]) > float(slope[-1, 0])  # say the last label where it is gold
     if metric != "accuracy":
         assert float(slope[0, L - 1]) < float(slope[-1, L - 1])
+
+
+@pytest.mark.parametrize("metric", SOFT)
+@pytest.mark.parametrize("said", [0, -1])
+def test_rows_of_one_gold_label_alone(metric, said):
+    """As the first rows of a small task in a mixture are: the right answer pays, and nothing explodes."""
+    task = find(WHERE[metric])
+    L = len(task.labels)
+    table = torch.zeros((L, L + 1), dtype=torch.float64)
+    table[L - 1, said] = 1.0
+    _, slope = derivative(metric, table, numbers(task))
+    assert float(slope.abs().max()) < 1e3
+    right, wrong = float(slope[L - 1, L - 1]), float(slope[L - 1, 0])
+    assert right > wrong
 
 
 def test_f1_by_hand():

@@ -173,9 +173,7 @@ def score_labels(policy: Policy, batch: Batch, prompts: Sequence[Encoded]) -> tu
     """
     scores = score(policy.model, batch, policy.shared, value_head=policy.value_head)
     rows = [
-        closed_set_logp(
-            scores.logp_BKA[i : i + 1], distinguishing(one.answers), policy.label_bias.get(one.prompter.task.name)
-        )
+        closed_set_logp(scores.logp_BKA[i : i + 1], distinguishing(one.answers), policy.bias_of(one.prompter.task))
         for i, one in enumerate(prompts)
     ]
     logp_BL = torch.cat(rows)
@@ -316,21 +314,21 @@ class _Written:
 def _write(policy: Policy, rows: list[Encoded], longest: int, max_tokens: int, uniform_BKA: Tensor) -> list[_Written]:
     """K answers to each prompt of one prompter, in the order of the prompts."""
     prompter, K = rows[0].prompter, uniform_BKA.shape[1]
-    thoughts: list[list[tuple[int, ...]]] = [[()] * K for _ in rows]
+    thoughts: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = [[((), ())] * K for _ in rows]
     prompts, uniform = [row.ids for row in rows], uniform_BKA
     if prompter.reason:  # every text then is a prompt of its own, with one verdict
         thoughts = think(policy, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
-        prompts = [row.ids + text for row, texts in zip(rows, thoughts, strict=True) for text in texts]
+        prompts = [row.ids + own + bridge for row, texts in zip(rows, thoughts, strict=True) for own, bridge in texts]
         uniform = uniform_BKA[:, :, prompter.reason :].flatten(0, 1)[:, None]
     answers = [
         one for found in sample(policy, prompts, prompter.finished, longest, max_tokens, uniform) for one in found
     ]
     written = []
     for n, answer in enumerate(answers):
-        thought, bridge = thoughts[n // K][n % K], len(rows[n // K].bridge)
-        own = len(thought) - bridge
-        places = (*range(own), *range(len(thought), len(thought) + len(answer.tokens)))
-        written.append(_Written(thought + answer.tokens, places, answer.text))
+        own, bridge = thoughts[n // K][n % K]
+        start = len(own) + len(bridge)
+        places = (*range(len(own)), *range(start, start + len(answer.tokens)))
+        written.append(_Written(own + bridge + answer.tokens, places, answer.text))
     return written
 
 

@@ -122,12 +122,9 @@ def _with_thoughts(
     if decode == "sample":
         purpose = f"reason/{question.task.name}"
         uniform = uniforms(len(rows), 1, question.prompter.reason, settings.seed, purpose, start)
-    thoughts = [tokens for (tokens,) in think(policy, rows, settings.max_tokens, uniform)]
-    texts: list[str | None] = [
-        policy.tokenizer.decode(tokens[: len(tokens) - len(row.bridge)], skip_special_tokens=True)
-        for row, tokens in zip(rows, thoughts, strict=True)
-    ]
-    return [replace(row, ids=row.ids + tokens) for row, tokens in zip(rows, thoughts, strict=True)], texts
+    thoughts = [one for (one,) in think(policy, rows, settings.max_tokens, uniform)]
+    texts: list[str | None] = [policy.tokenizer.decode(own, skip_special_tokens=True) for own, _ in thoughts]
+    return [replace(row, ids=row.ids + own + bridge) for row, (own, bridge) in zip(rows, thoughts, strict=True)], texts
 
 
 @torch.no_grad()
@@ -142,7 +139,7 @@ def label_logp(
     for batch in micro_batches(pairs, max_tokens, policy.pad, policy.device, kinds):
         logp_BKA = score(policy.model, batch, policy.shared).logp_BKA
         for i, row in enumerate(batch.rows):
-            bias_K = policy.label_bias.get(kinds[row])
+            bias_K = policy.bias_of(rows[row].prompter.task)
             found[row] = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row], bias_K)[0].tolist()
         advance(len(batch.rows))
     return [found[i] for i in range(len(rows))]

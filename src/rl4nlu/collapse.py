@@ -63,7 +63,8 @@ class Watch:
         Args:
             record: reward, accuracy, unparsable, most_common, gold_common, kl and entropy of a step.
         """
-        self.seen.append(record)
+        # the mean of a metric's derivative is zero by construction: what rises is the metric
+        self.seen.append({**record, "reward": record.get("metric", record["reward"])})
         new = [one for one in self._showing() if one not in self.found]
         self.found += new
         return new
@@ -82,8 +83,9 @@ class Watch:
             and mean["most_common"] - mean["gold_common"] >= MARGIN
         ):
             found.append(SAME_ANSWER)
-        # a step whose prompts were all left out has no gradient either, and no entropy to tell
-        entropy = fmean(row.get("entropy", 0.0) for row in rows)
+        known = [row["entropy"] for row in rows if "entropy" in row]
+        # steps whose prompts were all left out have no gradient either, and no entropy to tell
+        entropy = fmean(known) if known else (float("inf") if UNPARSABLE in found else 0.0)
         if entropy <= CERTAIN and mean["accuracy"] < SOLVED and self._flat(rows):
             found.append(STUCK)
         if len(self.seen) == 2 * self.window:

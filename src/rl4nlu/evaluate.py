@@ -112,6 +112,8 @@ def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
     tasks = present(find_all(settings.task or ""), settings.data, lambda t: [settings.split or t.eval_split])
     loaded = {task.name: load_rows(task, settings.split or task.eval_split, settings, settings.limit) for task in tasks}
     policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
+    if policy.label_bias and settings.decode != "score":
+        print("note: this policy was trained over labels, with their bias taken out; generated text has it in again")
     questions = [encode(policy, task, settings, loaded[task.name]) for task in tasks]
     run = Run.create("evaluate", settings)
     method = "few-shot" if settings.shots else "zero-shot"
@@ -177,7 +179,7 @@ def follow(run: Path, settings: S) -> S:
         changes |= {"shots": trained.shots, "seed": trained.seed}
     if isinstance(settings, EvaluateSettings) and not settings.seed:  # the seed of a result is that of its training
         changes["seed"] = trained.seed
-    return settings.model_copy(update=changes)
+    return validate(type(settings), settings.model_copy(update=changes).model_dump())
 
 
 def own_task(run: Path, names: str | None) -> str:

@@ -155,6 +155,7 @@ def expected_loss(
             "entropy": entropy.item(),
             "approx_kl": (old_BL * (old_logp_BL - logp_BL)).sum().item() / count,
             "clipfrac": (old_BL * (clipped_BL < free_BL)).sum().item() / count,
-            "ratio": (old_BL * ratio_BL).sum().item() / count,
+            "ratio": ratio_BL.mean(1).sum().item()
+            / count,  # over the labels alike: weighted by pi_old it is always one
         }
     return Loss(total, parts)

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from .errors import UserError
 from .forward import shares_prefix
 from .settings import LoraSettings
+from .tasks import Task
 
 MINI = "mini"
 MINILM = "minilm"
@@ -64,6 +65,10 @@ class Policy:
         """Ids that end a generated text."""
         ends = [self.tokenizer.eos_token_id, getattr(self.model.generation_config, "eos_token_id", None)]
         return {i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None}
+
+    def bias_of(self, task: Task) -> tuple[float, ...] | None:
+        """The label bias of a task, or of the task whose training rows teach it."""
+        return self.label_bias.get(task.name) or self.label_bias.get(task.train_task or "")
 
     def trainable(self) -> list[nn.Parameter]:
         """LoRA weights and, where there is one, the value head's."""

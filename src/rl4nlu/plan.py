@@ -24,7 +24,7 @@ from typing import Any
 
 from .config import names, validate, with_preset
 from .errors import UserError, did_you_mean
-from .settings import RUNS, EvaluateSettings, Settings, SuiteSettings
+from .settings import RUNS, EvaluateSettings, PpoSettings, Settings, SuiteSettings
 from .tasks import find_all
 
 Group = tuple[str, str]
@@ -307,6 +307,10 @@ def _validate_all(plan: Plan) -> None:
         groups = list(dict.fromkeys(v.group for v in job.values.values() if isinstance(v, Pick)))
         for tried in product(*([one.tried for one in plan.candidates[group]] for group in groups)):
             settings = plan.settings(job, Path(), dict(zip(groups, tried, strict=True)))
+            if isinstance(settings, PpoSettings) and settings.reward != PpoSettings().reward:
+                from .rewards import check_reward  # with torch: only where it is needed
+
+                check_reward(settings.reward, find_all(job.task))
             if job.tried and not settings.select_rows:  # type: ignore[attr-defined]
                 raise UserError(
                     f"methods.{job.method}: {next(iter(job.tried))} is a list, to choose from by held-out training "

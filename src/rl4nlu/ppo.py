@@ -63,8 +63,10 @@ def train(
     steps = optim.steps_of(settings, len(mixture))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     optimizer = optim.make_optimizer(settings, policy.trainable())
-    if settings.debias and not policy.label_bias:
-        policy.label_bias = label_bias(policy, mixture, settings)
+    if not acts_on_labels(settings):
+        policy.label_bias = {}  # text is written by the model as it is
+    elif settings.debias:  # a policy to start from keeps its own
+        policy.label_bias = {**label_bias(policy, mixture, settings), **policy.label_bias}
     best = BestState(policy, held, settings, steps)
     controller = KLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
     reward, watch = reward_of(settings), Watch(steps)
@@ -75,10 +77,11 @@ def train(
             rollout = roll_out(policy, chosen, settings, step, mixture.longest_answer + 4, reward)
             rate = optim.rate_at(settings, base, step, steps)
             stats = update(policy, optimizer, rollout, settings, controller.coef, rate, step)
+            used = controller.coef
             controller.update(rollout.stats["kl"], len(rollout.score_N))
             seconds = time.perf_counter() - start
             speed = len(rollout.rows) / seconds
-            record = {"step": step + 1, **stats, **rollout.stats, "kl_coef": controller.coef, "learning_rate": rate}
+            record = {"step": step + 1, **stats, **rollout.stats, "kl_coef": used, "learning_rate": rate}
             speeds = {"examples_per_second": speed, "tokens_per_second": tokens_of(rollout) / seconds}
             new = watch.see(record)
             named = {"collapse": [one.name for one in new]} if new else {}
@@ -106,9 +109,11 @@ def prompts_of(policy: Policy, mixture: Mixture, settings: PpoSettings, step: in
 
 def label_bias(policy: Policy, mixture: Mixture, settings: PpoSettings) -> dict[str, tuple[float, ...]]:
     """log of the mean probability of each label over training rows, whose labels are not seen: what the policy says
-    whatever the row (Zhou et al. 2024, arXiv 2309.17249, equation 5)."""
+    whatever the row (Zhou et al. 2024, arXiv 2309.17249, equation 5). Tasks of which that is known are left out."""
     found = {}
     for question in mixture.questions:
+        if policy.bias_of(question.task) is not None:
+            continue
         order = generator(settings.seed, f"bias/{question.task.name}").permutation(len(question.rows))
         rows = [question.rows[int(i)] for i in order[:BIAS_ROWS]]
         logp_NL = np.array(label_logp(policy, rows, settings.max_tokens))
@@ -195,8 +200,9 @@ def update(
             rows, kinds = rows_to_rescore(rollout, part, with_gold), [rollout.kinds[p] for p in part]
             goal.count = len(part) if exact else int(mask_NA.view(prompts, -1)[part].sum())
             goal.gold_count = len(part) if rollout.label_BK is not None else sum(len(row[1][-1]) for row in rows)
-            if not goal.count and not with_gold:
+            if not goal.count and not with_gold and not settings.entropy_coef:
                 continue  # all answers to every prompt earn the same
+            goal.whole = int(rollout.mask_NA.view(prompts, -1)[part].sum())
             for batch in micro_batches(rows, settings.max_tokens, policy.pad, policy.device, kinds):
                 loss = goal.loss(policy, batch, [part[i] for i in batch.rows])
                 loss.total.backward()
@@ -205,7 +211,7 @@ def update(
             for weight in still:
                 weight.grad = None
             totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
-            if updates == 0:
+            if updates == 0 and goal.count:
                 first_ratio = totals["ratio"]
             furthest = max(furthest, totals["approx_kl"])
             for name, total in totals.items():
@@ -234,6 +240,8 @@ class Goal:
     kl_coef: float
     count: int = 0
     """Actions (of the exact sum: prompts) with a loss in the minibatch."""
+    whole: int = 0
+    """All actions in the minibatch."""
     gold_count: int = 0
     """Gold tokens (over labels: prompts) in the minibatch."""
 
@@ -278,6 +286,11 @@ class Goal:
             rollout.ref_logp_NA[n, :A],
             self.kl_coef if settings.estimator == "grpo" else 0.0,
         )
+        # prompts that are left out keep their entropy bonus: it alone can make their answers differ again
+        entropy_nA = torch.where(rollout.mask_NA[n, :A], now.entropy_nA, 0.0)
+        left_out = torch.where(self.mask_NA[n, :A], 0.0, entropy_nA).sum() / self.whole
+        total = loss.total - settings.entropy_coef * left_out
+        loss = Loss(total, {**loss.parts, "loss": total.item(), "entropy": entropy_nA.sum().item() / self.whole})
         return loss, (now.gold_logp_bA, now.gold_mask_bA)
 
     def _exact(self, policy: Policy, batch: Batch, at: Sequence[int]) -> tuple[Loss, tuple[Tensor, Tensor]]:

@@ -135,6 +135,10 @@ class Prompter:
         """Whether the text in front of an answer is complete: its line has ended, or the answer's tag has begun."""
         return OPEN in text or "\n" in text.lstrip()
 
+    def bridged(self, text: str) -> bool:
+        """Whether the model has opened its answer itself."""
+        return self.template == "verdict" and text.endswith(OPEN)
+
     @property
     def _instruction(self) -> str:
         if self.template == "plain":

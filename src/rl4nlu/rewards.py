@@ -82,12 +82,23 @@ class Reward:
             place = _place(task, prediction)
             earned = float(self._slopes[task.name][_place(task, task.gold(example)), place])
         elif prediction is None and self.format_penalty is not None:
-            earned = CORRECTNESS.get(self.name, self._given)(task, prediction, example)
+            earned = self._ask(CORRECTNESS.get(self.name, self._given), task, prediction, example)
         else:
-            earned = float(self._given(task, prediction, example))
+            earned = self._ask(self._given, task, prediction, example)
         if not math.isfinite(earned):
             raise UserError(f"--reward {self.name}: it gave {earned} for {prediction!r} on row {example.id}")
         return earned - (self.format_penalty or 0.0) * (prediction is None)
+
+    def _ask(self, function: RewardFunction, task: Task, prediction: str | None, example: Example) -> float:
+        if self.name in REWARDS:
+            return function(task, prediction, example)
+        try:
+            return float(function(task, prediction, example))
+        except Exception as wrong:  # whatever goes wrong in another package
+            said = f"{type(wrong).__name__}: {wrong}"
+            raise UserError(
+                f"--reward {self.name}: it failed for {prediction!r} on row {example.id} ({said})"
+            ) from None
 
     def observe(self, asked: Sequence[tuple[Task, Example]], said: Sequence[Mapping[str | None, float]]) -> None:
         """Take note of the answers of a step before they are rewarded.
@@ -119,8 +130,8 @@ class Reward:
 
 
 SMOOTHING = 0.05
-"""Share of answers drawn blindly that is mixed in: where every answer is the same, Matthews and the correlations have
-no derivative."""
+"""Share of rows answered blindly that is mixed in: where every answer is the same, or every gold label, Matthews and
+the correlations have no derivative."""
 
 
 def derivative(name: str, table_LC: Tensor, values_L: Tensor) -> tuple[float, Tensor]:
@@ -134,7 +145,8 @@ def derivative(name: str, table_LC: Tensor, values_L: Tensor) -> tuple[float, Te
     table_LC = (table_LC / table_LC.sum()).double()
     blind_C = torch.full(table_LC.shape[1:], 1 / len(table_LC), dtype=torch.float64)
     blind_C[-1] = 0
-    smooth_LC = (1 - SMOOTHING) * table_LC + SMOOTHING * table_LC.sum(1, keepdim=True) * blind_C
+    gold_L1 = (table_LC.sum(1, keepdim=True) + 1 / len(table_LC)) / 2
+    smooth_LC = (1 - SMOOTHING) * table_LC + SMOOTHING * gold_L1 * blind_C
     with torch.enable_grad():
         leaf_LC = smooth_LC.clone().requires_grad_()
         value = SOFT[name](leaf_LC, values_L)
@@ -176,8 +188,14 @@ def check_reward(name: str, tasks: Sequence[Task]) -> None:
         find_reward(name)
         return
     for task in tasks:
-        if name in NUMERIC and not task.numeric:
-            raise UserError(f"--reward {name}: the labels of {task.name} are no numbers; matthews, macro_f1 or f1 fit")
+        if name != METRIC and task.numeric != (name in NUMERIC):
+            others = ", ".join(NUMERIC) if task.numeric else ", ".join(set(SOFT) - {*NUMERIC, "f1a"})
+            are = "numbers" if task.numeric else "no numbers"
+            raise UserError(f"--reward {name}: the labels of {task.name} are {are}; {others} fit")
+        if name in ("f1", "f1a") and len(task.labels) != 2:
+            raise UserError(
+                f"--reward {name}: that of one label of two; {task.name} has {len(task.labels)}: macro_f1 fits"
+            )
         if name == METRIC and task.metrics[0] not in SOFT:
             raise UserError(
                 f"--reward {METRIC}: {task.metrics[0]} of {task.name} is counted by group, so it has no derivative by "

@@ -72,8 +72,8 @@ def sample(
 @torch.no_grad()
 def think(
     policy: Policy, rows: Sequence[Encoded], max_tokens: int, uniform_BKA: Tensor | None = None
-) -> list[list[tuple[int, ...]]]:
-    """What the model writes in front of its answers, in tokens: K texts a prompt, each with the bridge to the answer.
+) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """What the model writes in front of its answers: K texts a prompt, each with the bridge to the answer, in tokens.
 
     Args:
         policy: the model.
@@ -83,7 +83,10 @@ def think(
     """
     prompter = rows[0].prompter
     found = sample(policy, [row.ids for row in rows], prompter.thought, prompter.reason, max_tokens, uniform_BKA)
-    return [[text.tokens + row.bridge for text in texts] for row, texts in zip(rows, found, strict=True)]
+    return [
+        [(text.tokens, () if prompter.bridged(text.text) else row.bridge) for text in texts]
+        for row, texts in zip(rows, found, strict=True)
+    ]
 
 
 class _Reader(Protocol):

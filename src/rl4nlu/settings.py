@@ -167,7 +167,7 @@ class PpoSettings(TrainSettings):
     format_penalty: float | None = Field(None, ge=0)
     """What an answer that cannot be parsed costs beside being wrong (default: the reward's own; paper: 2)."""
     metric_window: int = Field(8, ge=1)
-    """metric: steps whose answers make up the table of which the derivative is taken."""
+    """metric: over about so many steps the table is averaged of which the derivative is taken."""
     inner_epochs: int = Field(4, ge=1)
     """Passes over each step's rollouts."""
     minibatch: int | None = Field(None, gt=0)
@@ -215,6 +215,21 @@ class PpoSettings(TrainSettings):
             raise ValueError("--debias corrects the policy over labels: add --actions labels")
         if self.reason and (self.actions == "labels" or self.estimator == "expected"):
             raise ValueError("--reason needs free text: leave out --actions labels and --estimator expected")
+        if self.reason and self.sft_coef:
+            raise ValueError("--sft-coef: the rows hold no reasoning to learn from: leave out --reason")
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError("--kl-target adapts --kl-coef, which is 0 and would stay so: give it a value above 0")
+        labels = self.actions == "labels" or (self.actions is None and self.estimator == "expected")
+        for name in ("format_penalty", "answer_tokens"):
+            if labels and getattr(self, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is about free text, and the actions are labels: leave it out")
+        if self.whiten != "batch" and self.estimator not in ("gae", "reinforce++"):
+            raise ValueError(f"--estimator {self.estimator} does not whiten: leave out --whiten")
+        if self.stop_kl is not None and self.inner_epochs == 1:
+            raise ValueError("--stop-kl ends inner epochs early, and there is only one: give --inner-epochs 2 or more")
+        if self.critic_warmup and not self.value_coef:
+            raise ValueError("--critic-warmup trains the critic, whose weight --value-coef is 0")
         if self.reason and self.oversample > 1:
             raise ValueError("--oversample scores labels that follow the prompt at once: leave out --reason")
         if self.critic_warmup and self.estimator != "gae":

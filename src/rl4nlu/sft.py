@@ -33,6 +33,7 @@ def train(
     policy: Policy, mixture: Mixture, held: list[Question], settings: SftSettings, run: Run
 ) -> tuple[int, dict[str, float]]:
     """The training loop. Returns the number of steps, and which of them was kept if that was chosen."""
+    policy.label_bias = {}  # what a run over labels had taken out of its policy is learnt by this one
     steps = optim.steps_of(settings, len(mixture))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     weights = policy.trainable()

@@ -179,9 +179,14 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _console() -> Console:
+    """The terminal; a file is as wide as it takes, so that nothing is cut off."""
+    return Console() if sys.stdout.isatty() else Console(width=1000, soft_wrap=True)
+
+
 def print_table(results: Sequence[dict[str, Any]]) -> None:
     """Print the table; nothing is cut off where the output goes to a file."""
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = _console()
     if any(result["metrics"] for result in results):
         console.print(terminal_table(results))
     for result in results:
@@ -197,6 +202,6 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
 def print_differences(found: Sequence[Difference]) -> None:
     """Print which differences between methods are real."""
     if found:
-        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console = _console()
         console.print("\nPaired tests on the same rows, p adjusted for all of them together (Holm):")
         console.print(difference_table(found))
