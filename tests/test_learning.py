@@ -35,7 +35,7 @@ def test_over_labels_it_learns_from_the_first_steps(tmp_path, estimator):
 
 def test_free_text_finds_the_form_and_then_learns(tmp_path):
     """Nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label word that is found takes all (the
-    collapse is named); by the derivative of Matthews' correlation being right weighs more than the form, and both stay."""
+    collapse is named); by the derivative of Matthews' correlation being right outweighs the form, and both stay."""
     values = {"task": "mini/acceptability", "answers": 8, "answer_tokens": 4, "kl_coef": 0.01, "reward": "matthews"}
     values |= {"format_penalty": 1, "learning_rate": 1e-3, "schedule": "constant", "max_steps": 24}
     steps, _ = run(tmp_path, **values)
