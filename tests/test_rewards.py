@@ -184,7 +184,7 @@ def test_the_metrics_derivative_is_kept_up_to_date():
 
 
 def test_any_metric_by_name():
-    """Where one label takes nearly all answers, Matthews pays more for right ones than accuracy does, for both alike."""
+    """Where one label takes nearly all answers, Matthews pays more for right ones than accuracy, for both alike."""
     sst2 = find("glue/sst2")
     a, b = sst2.labels
     asked = [(sst2, example(label)) for label in (a, b)]
