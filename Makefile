@@ -10,8 +10,8 @@ BIN := .venv/bin
 demo: .venv/installed        ## zero-shot, few-shot, SFT and PPO on the bundled model and tasks
 	$(BIN)/rl4nlu demo
 
-test: .venv/installed        ## all tests that need no more than a few minutes
-	$(BIN)/python -m pytest -m "not slow"
+test: .venv/installed        ## all tests that need no more than a few minutes, on all cores
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test-slow: .venv/installed   ## the learning tests on real and bundled tasks
 	$(BIN)/python -m pytest -m slow

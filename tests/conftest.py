@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, two threads, the real data where it is at hand, tiny random models."""
+"""Shared by all tests: no network, the real data where it is at hand, tiny random models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, see cli.main
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
