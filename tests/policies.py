@@ -24,8 +24,9 @@ def tiny_policy(name: str, eos: int | None = None, seed: int = 0) -> Policy:
 
 
 def assert_same_gradients(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
-    """Equal but for rounding in float32, measured against the largest gradient of all."""
+    """Equal but for rounding in float32, measured against the largest gradient of all: sums in another order were seen
+    to differ by 1.3e-5 of it with one thread, 0.8e-5 with two."""
     largest = max(float(gradient.abs().max()) for gradient in a)
     assert largest > 0
     for one, other in zip(a, b, strict=True):
-        assert float((one - other).abs().max()) <= 1e-5 * largest
+        assert float((one - other).abs().max()) <= 3e-5 * largest
