@@ -168,9 +168,10 @@ def chosen(folder: Path) -> list[str]:
 
 def draw(runs: Runs, path: Path) -> None:
     """Held-out score against training examples seen, a panel a task: mean over seeds, band of a standard deviation."""
-    columns = 4
+    columns = min(4, len(runs))
     rows = -(-len(runs) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.5 * rows), squeeze=False)
+    size = (max(7, 3.2 * columns), 2.4 * rows + 0.7)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for place in axes.flat[len(runs) :]:
         place.axis("off")
     for place, (task, methods) in zip(axes.flat, runs.items(), strict=False):
@@ -187,10 +188,9 @@ def draw(runs: Runs, path: Path) -> None:
         place.tick_params(labelsize=7)
         place.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=8, frameon=False)
-    figure.supxlabel("training examples seen", fontsize=9, y=0.06)
-    figure.supylabel("held-out training rows: main metric, %", fontsize=9)
-    figure.tight_layout(rect=(0.01, 0.07, 1, 1))
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8, frameon=False)
+    figure.supxlabel("training examples seen", fontsize=9)
+    figure.supylabel("held-out score, %", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
 
 
