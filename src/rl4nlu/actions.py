@@ -88,7 +88,7 @@ def roll_out(
         reward: what an answer earns; by default what the settings say.
     """
     reward = reward or reward_of(settings)
-    if acts_on_labels(settings):
+    if settings.over_labels:
         return _draw_labels(policy, chosen, settings, step, reward)
     return _write_text(policy, chosen, settings, step, settings.answer_tokens or longest, reward)
 
@@ -96,11 +96,6 @@ def roll_out(
 def reward_of(settings: PpoSettings) -> Reward:
     """The reward of a run."""
     return Reward(settings.reward, settings.format_penalty, settings.metric_window)
-
-
-def acts_on_labels(settings: PpoSettings) -> bool:
-    """Whether labels are the actions: as set, else for `expected`."""
-    return settings.actions == "labels" or (settings.actions is None and settings.estimator == "expected")
 
 
 def rescore(

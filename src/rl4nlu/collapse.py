@@ -34,7 +34,7 @@ SAME_ANSWER = Collapse(
     "one-answer",
     "every row gets the same answer",
     "start from an SFT run (--init) or mix it in (--sft-coef 0.5); with --actions labels: --debias, which takes the "
-    "start's bias out, and --entropy-coef 0.1; else a lower --learning-rate",
+    "start's bias out, and --entropy-coef 0.1; with free text: --reward matthews; else a lower --learning-rate",
 )
 KL_RUNAWAY = Collapse(
     "kl-runaway",

@@ -20,6 +20,11 @@ from .tokens import common_prefix
 
 def distinguishing(answers: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Each answer cut behind the token that sets it apart from all others."""
+    return _cut(tuple(map(tuple, answers)))
+
+
+@lru_cache(maxsize=64)  # the rows of a task mostly have the same answers
+def _cut(answers: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     cut = []
     for k, answer in enumerate(answers):
         others = [other for j, other in enumerate(answers) if j != k]

@@ -16,7 +16,6 @@ from torch import Tensor
 from . import optim
 from .actions import (
     Rollout,
-    acts_on_labels,
     gold_labels,
     rescore,
     reward_of,
@@ -49,7 +48,7 @@ BIAS_ROWS = 256
 
 def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
-    extra = {"estimator": settings.estimator, "actions": "labels" if acts_on_labels(settings) else "free"}
+    extra = {"estimator": settings.estimator, "actions": "labels" if settings.over_labels else "free"}
     critic = settings.estimator == "gae"
     check_reward(settings.reward, find_all(settings.task or ""))
     return train_and_measure("ppo", settings, train, reference=True, critic=critic, extra=extra)
@@ -63,7 +62,7 @@ def train(
     steps = optim.steps_of(settings, len(mixture))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     optimizer = optim.make_optimizer(settings, policy.trainable())
-    if not acts_on_labels(settings):
+    if not settings.over_labels:
         policy.label_bias = {}  # text is written by the model as it is
     elif settings.debias:  # a policy to start from keeps its own
         policy.label_bias = {**label_bias(policy, mixture, settings), **policy.label_bias}
@@ -183,7 +182,7 @@ def update(
     advantage_NA, return_NA = (rollout.value_NA,) * 2 if exact else advantages(rollout, settings, kl_coef)
     mask_NA, with_gold = learnt_from(rollout, settings), settings.sft_coef > 0
     goal = Goal(rollout, advantage_NA, return_NA, mask_NA, settings, kl_coef)
-    weights, prompts = policy.trainable(), len(rollout.rows)
+    weights, prompts, kind_of = policy.trainable(), len(rollout.rows), rollout.kinds
     still: list[torch.nn.Parameter] = []  # while the critic warms up (VC-PPO, Yuan et al. 2025, arXiv 2503.01491)
     if step < settings.critic_warmup and policy.value_head is not None:
         weights = list(policy.value_head.parameters())
@@ -197,7 +196,7 @@ def update(
         for start in range(0, prompts, size):
             part = order[start : start + size].tolist()
             totals: dict[str, float] = defaultdict(float)
-            rows, kinds = rows_to_rescore(rollout, part, with_gold), [rollout.kinds[p] for p in part]
+            rows, kinds = rows_to_rescore(rollout, part, with_gold), [kind_of[p] for p in part]
             goal.count = len(part) if exact else int(mask_NA.view(prompts, -1)[part].sum())
             goal.gold_count = len(part) if rollout.label_BK is not None else sum(len(row[1][-1]) for row in rows)
             if not goal.count and not with_gold and not settings.entropy_coef:

@@ -207,21 +207,25 @@ class PpoSettings(TrainSettings):
     on_collapse: Literal["warn", "stop"] = "warn"
     """When the policy collapses (one answer for all, KL runaway, ...): say so, or also end the training."""
 
+    @property
+    def over_labels(self) -> bool:
+        """Whether labels are the actions: as set, else for `expected`."""
+        return self.actions == "labels" or (self.actions is None and self.estimator == "expected")
+
     @model_validator(mode="after")
     def _estimator_fits(self) -> PpoSettings:
         if self.estimator == "expected" and self.actions == "free":
             raise ValueError("--estimator expected sums over the labels: leave out --actions free")
-        if self.debias and self.actions != "labels" and self.estimator != "expected":
+        if self.debias and not self.over_labels:
             raise ValueError("--debias corrects the policy over labels: add --actions labels")
-        if self.reason and (self.actions == "labels" or self.estimator == "expected"):
+        if self.reason and self.over_labels:
             raise ValueError("--reason needs free text: leave out --actions labels and --estimator expected")
         if self.reason and self.sft_coef:
             raise ValueError("--sft-coef: the rows hold no reasoning to learn from: leave out --reason")
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError("--kl-target adapts --kl-coef, which is 0 and would stay so: give it a value above 0")
-        labels = self.actions == "labels" or (self.actions is None and self.estimator == "expected")
         for name in ("format_penalty", "answer_tokens"):
-            if labels and getattr(self, name) is not None:
+            if self.over_labels and getattr(self, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} is about free text, and the actions are labels: leave it out")
         if self.whiten != "batch" and self.estimator not in ("gae", "reinforce++"):
