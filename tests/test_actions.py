@@ -294,7 +294,7 @@ def test_advantages_are_whitened_over_each_task(tmp_path):
 
 
 def test_a_debiased_start_says_every_label_alike_and_is_kept_with_the_run(tmp_path):
-    """The base model says one label to nearly every row; without that bias it is the same model elsewhere too."""
+    """The base model says one label far more often than others; without that bias it is the same model elsewhere."""
     values = {"estimator": "expected", "debias": True, "max_steps": 1, "eval_limit": 50, "select_rows": 0}
     run, (result,) = ppo.ppo(settings(**values, learning_rate=1e-9, out=tmp_path / "run"))
     task = find(TASK)

@@ -189,7 +189,7 @@ def check_reward(name: str, tasks: Sequence[Task]) -> None:
         return
     for task in tasks:
         if name != METRIC and task.numeric != (name in NUMERIC):
-            others = ", ".join(NUMERIC) if task.numeric else ", ".join(set(SOFT) - {*NUMERIC, "f1a"})
+            others = ", ".join(NUMERIC) if task.numeric else ", ".join(m for m in SOFT if m not in (*NUMERIC, "f1a"))
             are = "numbers" if task.numeric else "no numbers"
             raise UserError(f"--reward {name}: the labels of {task.name} are {are}; {others} fit")
         if name in ("f1", "f1a") and len(task.labels) != 2:
