@@ -14,3 +14,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+class Diverged(FloatingPointError):
+    """A number that is not finite turned up: nothing that came after it was kept. Exit code 3."""
+
+
+class NoSpace(Exception):
+    """The disk is full: what was there before still stands. Exit code 4."""
+
+
+class OutOfMemory(Exception):
+    """Not even one row at a time fits into memory. Exit code 5."""

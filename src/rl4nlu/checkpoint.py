@@ -1,0 +1,341 @@
+"""Checkpoints: folders of safetensors and JSON that are whole or not there at all.
+
+`checkpoints/step-000120/` holds one file of tensors for each part of the training (adapter, value head, optimizer,
+best state, ...), `state.json` with all that is no tensor, and `manifest.json`: step, size and SHA-256 of every file, what
+the run is about (settings, data, base model), and the versions it was made with. Nothing random is in it: every random
+choice is a function of (seed, purpose, step).
+
+A checkpoint is written into a folder beside its place, flushed to the disk, renamed, read back and compared with its
+hashes; only then are older ones removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from
+from safetensors.torch import save as bytes_of
+from torch import Tensor, nn
+
+from . import files
+from .errors import Diverged, UserError
+from .identity import check_same
+
+SCHEMA = 1
+KEEP = 2
+"""Checkpoints of a run that are kept. Each holds the best state so far, so that this one is never lost."""
+NAME = re.compile(r"step-(\d{6,})")
+MANIFEST, VALUES = "manifest.json", "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """What one part of the training has to remember."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What JSON can hold; floating-point numbers come back to the bit."""
+
+
+class Stateful(Protocol):
+    """A part of the training that has something to remember."""
+
+    def state(self) -> State:
+        """What it has to remember."""
+        ...
+
+    def load(self, state: State) -> None:
+        """Take it back.
+
+        Raises:
+            ValueError: this is not what it remembers.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training after so many steps."""
+
+    step: int
+    parts: Mapping[str, State]
+    log_bytes: int
+    """Size of metrics.jsonl then."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Broken(Exception):
+    """A checkpoint is not what was written."""
+
+
+def take(step: int, parts: Mapping[str, Stateful], log_bytes: int, copy: bool = False) -> Snapshot:
+    """A snapshot of all parts, in main memory.
+
+    Args:
+        step: how many steps are done.
+        parts: name -> part.
+        log_bytes: size of metrics.jsonl.
+        copy: the training goes on while the snapshot is kept.
+    """
+    states = {}
+    for name, part in parts.items():
+        state = part.state()
+        tensors = {key: x.detach().to("cpu", copy=copy).contiguous() for key, x in state.tensors.items()}
+        states[name] = State(tensors, json.loads(json.dumps(state.values)) if copy else state.values)
+    return Snapshot(step, states, log_bytes)
+
+
+def give(snapshot: Snapshot, parts: Mapping[str, Stateful]) -> None:
+    """Put a snapshot back into all parts.
+
+    Raises:
+        UserError: it has other parts, or a part does not know it: another version of the program has written it.
+    """
+    try:
+        if set(snapshot.parts) != set(parts):
+            raise ValueError(f"it holds {', '.join(snapshot.parts)}, and {', '.join(parts)} are needed")
+        for name, part in parts.items():
+            part.load(snapshot.parts[name])
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as wrong:
+        raise UserError(
+            f"the checkpoint of step {snapshot.step} does not fit this version of rl4nlu ({wrong}); go on with the "
+            "version that is named in its manifest.json, or start the run again"
+        ) from None
+
+
+def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:
+    """Write a checkpoint, verify it, then remove older ones.
+
+    Args:
+        folder: of all checkpoints of the run.
+        snapshot: what to write.
+        identity: what the run is about; `newest` gives only checkpoints of the same.
+        environment: what the numbers may depend on.
+
+    Raises:
+        NoSpace: the disk is full. The older checkpoints are as they were.
+        Diverged: a tensor is not finite. Likewise.
+        Broken: what was read back is not what was written. Likewise.
+    """
+    path = folder / f"step-{snapshot.step:06d}"
+    with contextlib.suppress(Broken):
+        if _read(path)[0]["identity"] == json.loads(json.dumps(identity)):
+            return path  # the same step of the same run gives the same state
+    contents = {}
+    for name, state in snapshot.parts.items():
+        for key, tensor in state.tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise Diverged(f"{name}: {key} is not finite at step {snapshot.step}, so no checkpoint was written")
+        if state.tensors:
+            contents[f"{name}.safetensors"] = bytes_of(dict(state.tensors))
+    values = {name: state.values for name, state in snapshot.parts.items()}
+    contents[VALUES] = (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
+    manifest = {
+        "schema": SCHEMA,
+        "step": snapshot.step,
+        "log_bytes": snapshot.log_bytes,
+        "files": {name: {"bytes": len(content), "sha256": _hash(content)} for name, content in contents.items()},
+        "identity": identity,
+        "environment": environment,
+    }
+    manifest["sha256"] = _hash(_canonical(manifest))
+    contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    with files.folder_in_one_step(path, sum(map(len, contents.values()))) as part:
+        for name, content in contents.items():
+            files.write(part / name, content)
+    _read(path)
+    prune(folder, path)
+    return path
+
+
+def prune(folder: Path, newest: Path) -> None:
+    """Remove all checkpoints but the newest, which has just been verified, and those right before it; and what
+    interrupted saves have left."""
+    before = sorted(path for path in _steps(folder) if path < _step(newest))
+    kept = {newest.name, *(_steps(folder)[step].name for step in before[len(before) - KEEP + 1 :])}
+    for path in folder.iterdir():
+        if path.is_dir() and path.name.startswith("step-") and path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def newest(folder: Path, identity: Mapping[str, Any], log_bytes: int) -> tuple[Snapshot | None, list[str]]:
+    """The newest checkpoint that is whole, if there is any, and what is wrong with those that were passed over.
+
+    Args:
+        folder: of all checkpoints of the run.
+        identity: what the run is about.
+        log_bytes: size of metrics.jsonl now; a checkpoint of a longer one would leave a gap in it.
+
+    Raises:
+        UserError: it is of a run with other settings, data or model.
+    """
+    wrong = []
+    found = _steps(folder)
+    for step in sorted(found, reverse=True):
+        try:
+            manifest, snapshot = _read(found[step])
+            if snapshot.log_bytes > log_bytes:
+                raise Broken(f"metrics.jsonl had {snapshot.log_bytes:,} bytes then, and has {log_bytes:,} now")
+        except Broken as reason:
+            wrong.append(f"{found[step]}: {reason}")
+            continue
+        check_same(found[step], manifest["identity"], identity)
+        return snapshot, wrong
+    return None, wrong
+
+
+def size_of(snapshot: Snapshot) -> int:
+    """Bytes that its tensors need on the disk."""
+    return sum(x.numel() * x.element_size() for state in snapshot.parts.values() for x in state.tensors.values())
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    matches = ((NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def _step(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Snapshot]:
+    """Manifest and snapshot of a checkpoint, every byte of it verified.
+
+    Raises:
+        Broken: it is not what was written.
+    """
+    manifest = _manifest(path)
+    if manifest["step"] != _step(path):
+        raise Broken(f"it is the checkpoint of step {manifest['step']} under another name")
+    contents = {}
+    for name, written in manifest["files"].items():
+        try:
+            content = (path / name).read_bytes()
+        except OSError as wrong:
+            raise Broken(f"{name} cannot be read ({wrong.strerror})") from None
+        if len(content) != written["bytes"]:
+            raise Broken(f"{name} has {len(content):,} bytes, and {written['bytes']:,} were written")
+        if _hash(content) != written["sha256"]:
+            raise Broken(f"{name} is not what was written (its SHA-256 differs)")
+        contents[name] = content
+    try:
+        values = json.loads(contents[VALUES])
+        tensors = {
+            name: tensors_from(contents.get(f"{name}.safetensors", b"")) if f"{name}.safetensors" in contents else {}
+            for name in values
+        }
+    except (KeyError, ValueError, SafetensorError) as wrong:
+        raise Broken(f"it cannot be read ({wrong})") from None
+    parts = {name: State(tensors[name], values[name]) for name in values}
+    return manifest, Snapshot(manifest["step"], parts, manifest["log_bytes"], manifest["environment"])
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest, which vouches for itself and for all other files.
+
+    Raises:
+        Broken: it is missing, or is not what was written.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        given = manifest.pop("sha256")
+        if given != _hash(_canonical(manifest)):
+            raise Broken(f"{MANIFEST} is not what was written (its SHA-256 differs)")
+    except OSError as wrong:
+        raise Broken(f"{MANIFEST} cannot be read ({wrong.strerror})") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise Broken(f"{MANIFEST} is not what was written") from None
+    if manifest["schema"] != SCHEMA:
+        raise Broken(f"{MANIFEST} has the schema {manifest['schema']}, and this version of rl4nlu reads {SCHEMA}")
+    return manifest
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# -- parts that every training has -------------------------------------------------------------------------------------
+
+
+class Weights:
+    """Parameters by name."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.named = dict(named)
+
+    def state(self) -> State:
+        return State({name: weight.detach() for name, weight in self.named.items()})
+
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        _same_names(state.tensors, self.named)
+        for name, weight in self.named.items():
+            if state.tensors[name].shape != weight.shape:
+                raise ValueError(f"{name} has the shape {tuple(state.tensors[name].shape)}")
+            weight.copy_(state.tensors[name])
+
+
+class OptimizerState:
+    """What an optimizer remembers of each parameter: moments, and numbers."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> None:
+        self.optimizer, self.named = optimizer, dict(named)
+
+    def state(self) -> State:
+        tensors, values = {}, {}
+        for name, weight in self.named.items():
+            for key, kept in self.optimizer.state.get(weight, {}).items():
+                if isinstance(kept, Tensor):
+                    tensors[f"{name}/{key}"] = kept
+                else:
+                    values[f"{name}/{key}"] = kept
+        return State(tensors, values)
+
+    def load(self, state: State) -> None:
+        self.optimizer.state.clear()
+        for path, kept in (*state.tensors.items(), *state.values.items()):
+            name, _, key = path.rpartition("/")
+            weight = self.named[name]
+            if isinstance(kept, Tensor):
+                # the number of steps stays where torch keeps it
+                kept = kept.clone() if kept.ndim == 0 else kept.to(weight.device, copy=True)
+            self.optimizer.state[weight][key] = kept
+
+
+class Numbers:
+    """Attributes of an object that JSON can hold."""
+
+    def __init__(self, owner: Any, *names: str) -> None:
+        self.owner, self.names = owner, names
+
+    def state(self) -> State:
+        return State(values={name: getattr(self.owner, name) for name in self.names})
+
+    def load(self, state: State) -> None:
+        _same_names(state.values, self.names)
+        for name in self.names:
+            setattr(self.owner, name, state.values[name])
+
+
+def _same_names(given: Any, wanted: Any) -> None:
+    if set(given) != set(wanted):
+        odd = sorted(set(given) ^ set(wanted))
+        raise ValueError(f"{', '.join(odd[:3])} should not differ")

@@ -1,0 +1,185 @@
+"""Writing so that nothing is lost: a file is the old or the new one, a log holds whole lines, a full disk is named."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import NoSpace
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def room_for(path: Path, size: int) -> Iterator[None]:
+    """A full disk while this block writes `size` bytes to `path` becomes one line.
+
+    Raises:
+        NoSpace: the disk is full, or the user's share of it.
+    """
+    try:
+        yield
+    except Exception as wrong:
+        # what is written by libraries in Rust says it in words only
+        if getattr(wrong, "errno", None) not in FULL and "os error 28" not in str(wrong):
+            raise
+        raise NoSpace(
+            f"{path}: the disk is full; {size:,} bytes are needed there and {free_bytes(path):,} are free"
+        ) from None
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes where a path is, or where it would be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with room_for(path, len(content)):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            _write_all(handle, content)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in one step: whatever happens, it is the old one or the new one."""
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part, content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`replace` with text in UTF-8."""
+    replace(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`replace` with a JSON file."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
+    """A folder to fill, which takes its place at the end of the block: it is the old one or the new one.
+
+    Args:
+        path: where the folder shall be; what is there is replaced.
+        size: bytes that will be written, for the message of a full disk.
+    """
+    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with room_for(path, size):
+            part.mkdir(parents=True)
+            yield part
+            for file in sorted(part.rglob("*")):
+                if file.is_file():
+                    sync(file)
+            sync_folder(part)
+        if path.exists():
+            old = path.with_name(f"{path.name}.old-{os.getpid()}")
+            os.rename(path, old)
+            os.rename(part, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync(file: Path) -> None:
+    """Wait until a file is on the disk."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        sync(folder)
+
+
+class Log:
+    """A file of lines, JSON objects, that only grows, or is cut back to a size that it had."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def append(self, row: Any) -> None:
+        """Add a line; it is there whole, or not at all."""
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        before = self.size
+        with room_for(self.path, len(line)):
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                _write_all(handle, line)
+            except OSError:
+                os.ftruncate(handle, before)
+                raise
+            finally:
+                os.close(handle)
+
+    def cut(self, size: int) -> None:
+        """Cut what was added since the file had this size.
+
+        Raises:
+            ValueError: it is shorter already.
+        """
+        if self.size < size:
+            raise ValueError(f"{self.path} has {self.size} bytes and had {size} once")
+        if self.size > size:
+            os.truncate(self.path, size)
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk."""
+        if self.path.exists():
+            sync(self.path)
+
+    def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The whole lines from the start on, each with the size of the file up to its end; a torn or foreign line ends
+        them."""
+        if not self.path.exists():
+            return
+        end = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    return
+                if not line.endswith(b"\n") or not isinstance(row, dict):
+                    return
+                end += len(line)
+                yield end, row
+
+
+def _write_all(handle: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]

@@ -1,0 +1,111 @@
+"""What a run is about: settings, rows, prompts, weights, as fingerprints. Work is gone on with only where they are the
+same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import UserError
+from .settings import Settings
+from .tasks import Example
+
+ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
+"""Settings that say where something lies: what lies there has a fingerprint."""
+MEMORY = {"device", "max_tokens", "save_every"}
+"""Settings that do not change what comes out."""
+SAMPLED = 65_536
+"""Elements of each weight that go into the fingerprint, evenly spaced; of LoRA's all."""
+PACKAGES = ("rl4nlu", "torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn", "scipy")
+
+
+def identity_of(
+    settings: Settings, rows: Iterable[Sequence[Example]], prompts: Iterable[str], model: nn.Module
+) -> dict[str, Any]:
+    """What a run is about.
+
+    Args:
+        settings: of the run.
+        rows: to train on and to evaluate on, part by part.
+        prompts: a few texts as the model reads them: they tell templates apart.
+        model: base model and adapter at the start.
+    """
+    values = settings.model_dump(mode="json")
+    return {
+        "settings": {name: value for name, value in values.items() if name not in ELSEWHERE | MEMORY},
+        "rows": fingerprint_of_rows(rows),
+        "prompts": _digest(prompts),
+        "model": fingerprint_of_model(model),
+    }
+
+
+def fingerprint_of_rows(parts: Iterable[Sequence[Example]]) -> str:
+    """SHA-256 of ids, fields and labels, in their order."""
+    return _digest(
+        line
+        for rows in parts
+        for line in (
+            f"{len(rows)} rows",
+            *(json.dumps([row.id, dict(row.fields), row.label], ensure_ascii=False) for row in rows),
+        )
+    )
+
+
+@torch.no_grad()
+def fingerprint_of_model(model: nn.Module) -> str:
+    """SHA-256 of names, shapes, types and evenly spaced elements of all weights."""
+    found = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
+        found.update(sample.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def environment_of(device: torch.device | None = None) -> dict[str, Any]:
+    """What a run's numbers may depend on beside what it is about."""
+    found: dict[str, Any] = {name: metadata.version(name) for name in PACKAGES}
+    found |= {"python": platform.python_version(), "platform": platform.platform(), "threads": torch.get_num_threads()}
+    if device is not None:
+        found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return found
+
+
+def check_same(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Whether work can be gone on with.
+
+    Args:
+        where: what `was` is about, for the message.
+        was: what the run was about.
+        now: what it is about.
+
+    Raises:
+        UserError: something has changed.
+    """
+    was, now = (json.loads(json.dumps(one)) for one in (was, now))
+    differing = [name for name in now if was.get(name) != now[name]]
+    if "settings" in differing:
+        then, here = was.get("settings") or {}, now["settings"]
+        told = ", ".join(f"{key} was {then.get(key)!r} and is {here[key]!r}" for key in here if then.get(key) != here[key])
+        raise UserError(f"{where}: the settings have changed since ({told}); put config.yaml back, or make a new run")
+    if differing:
+        raise UserError(
+            f"{where}: the {' and '.join(differing)} that the run works on have changed since; put them back as they "
+            "were, or make a new run"
+        )
+
+
+def _digest(lines: Iterable[str]) -> str:
+    found = hashlib.sha256()
+    for line in lines:
+        found.update(f"{line}\n".encode(errors="surrogatepass"))
+    return found.hexdigest()

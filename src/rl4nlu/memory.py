@@ -1,0 +1,91 @@
+"""Out of memory: the work is done again with half as many tokens at a time, so that the result is the same."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+
+from .errors import OutOfMemory
+from .tokens import Batch, micro_batches
+
+SMALLEST = 16
+"""Tokens at a time, below which every row goes alone anyway."""
+T = TypeVar("T")
+
+
+@dataclass
+class Memory:
+    """How many tokens may go through the model at a time, in each phase: as set, less once memory has run out."""
+
+    most: dict[str, int] = field(default_factory=dict)
+    """Phase -> tokens."""
+
+    def fitting(self, phase: str, tokens: int, work: Callable[[int], T], smallest: int = SMALLEST) -> T:
+        """`work(tokens)`; again with half as many, whenever memory runs out. The work must be one that can be begun
+        anew.
+
+        Args:
+            phase: rollout, update or scoring: what one of them needs says nothing of the others.
+            tokens: at a time, as set.
+            work: is given the number.
+            smallest: where there is no use in halving any more.
+
+        Raises:
+            OutOfMemory: nothing smaller is left to try.
+        """
+        while True:
+            now = min(tokens, self.most.get(phase, tokens))
+            try:
+                return work(now)
+            except (RuntimeError, MemoryError) as wrong:
+                if not is_out_of_memory(wrong):
+                    raise
+                said = (str(wrong).strip() or "out of memory").splitlines()[0][:200]
+            # here, where the traceback does not hold the tensors any more
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if now <= smallest:
+                raise OutOfMemory(
+                    f"{phase}: out of memory with one row at a time ({said}); use a smaller model, fewer --answers or "
+                    "--shots, or a smaller --max-length"
+                )
+            self.most[phase] = max(smallest, now // 2)
+            print(f"note: {phase}: out of memory, {self.most[phase]} instead of {now} at a time", file=sys.stderr)
+
+    def each(
+        self,
+        phase: str,
+        rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+        tokens: int,
+        work: Callable[[Batch], None],
+        pad: int,
+        device: torch.device,
+        kinds: Sequence[Hashable] | None = None,
+    ) -> None:
+        """`work` on micro-batches of all rows (`tokens.micro_batches`); a row whose micro-batch went through is not
+        worked on again."""
+        left = list(range(len(rows)))
+
+        def go(most: int) -> None:
+            now = list(left)
+            of_kind = None if kinds is None else [kinds[i] for i in now]
+            for batch in micro_batches([rows[i] for i in now], most, pad, device, of_kind):
+                whole = replace(batch, rows=tuple(now[i] for i in batch.rows))
+                work(whole)
+                for row in whole.rows:
+                    left.remove(row)
+
+        self.fitting(phase, tokens, go)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is for want of memory that torch gave up: on a GPU, or on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

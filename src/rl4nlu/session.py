@@ -1,0 +1,129 @@
+"""A training in its run folder, step by step: where it goes on, when a checkpoint is written, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from . import stop
+from .checkpoint import Broken, Numbers, Snapshot, Stateful, give, newest, save, take
+from .errors import NoSpace, UserError
+from .run import Run
+
+SHARE, AT_LEAST = 0.01, 10.0
+"""Checkpoints cost this share of the time, and are so many seconds apart, unless it is said after how many steps."""
+
+
+class Session:
+    """The steps that are left of a training.
+
+        with Session(run, parts, steps) as session:
+            for step in session:
+                ...
+
+    A step counts once its body has come to its end. A signal within it (`stop.Interrupted`) saves the state before the
+    step, which is the present one as long as no weight has changed; a body that changes weights and can then be
+    interrupted calls `hold` before it does.
+    """
+
+    def __init__(
+        self, run: Run, parts: Mapping[str, Stateful], steps: int, save_every: int | None = None, device: Any = None
+    ) -> None:
+        """
+        Args:
+            run: the run; where it is reopened, the parts are given the state of its newest checkpoint.
+            parts: name -> what has to be remembered.
+            steps: of the whole training.
+            save_every: steps between checkpoints; None: as often as costs a hundredth of the time.
+            device: the training's, which its numbers depend on.
+
+        Raises:
+            UserError: the run's checkpoints are broken, or of another run.
+        """
+        self.run, self.steps, self.save_every = run, steps, save_every
+        self.parts = {**parts, "session": Numbers(self, "steps")}
+        self.step = 0
+        self._environment = {**run.environment, **({"device": str(device)} if device is not None else {})}
+        self._held: Snapshot | None = None
+        self._last, self._cost, self._saved_step = time.monotonic(), 0.0, -1
+        if run.reopened:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        folder, log = self.run.checkpoints, self.run.metrics
+        snapshot, broken = newest(folder, self.run.identity, log.size)
+        for line in broken:
+            print(f"warning: {line}; it is passed over", file=sys.stderr)
+        if snapshot is None:
+            if broken:
+                raise UserError(f"{folder}: no checkpoint is whole; make the run again with another --out")
+            log.cut(0)  # it was stopped before there was any
+            return
+        give(snapshot, self.parts)
+        self.step = self._saved_step = snapshot.step
+        log.cut(snapshot.log_bytes)
+        differs = {k: v for k, v in self._environment.items() if snapshot.environment.get(k) != v}
+        if differs:
+            told = ", ".join(f"{name} {snapshot.environment.get(name)} then, {now} now" for name, now in differs.items())
+            print(f"note: the rest may differ in the last bits from a run without a stop: {told}", file=sys.stderr)
+
+    def __enter__(self) -> Session:
+        self._deferred = contextlib.ExitStack()
+        self._deferred.enter_context(stop.deferred())
+        try:
+            if self._saved_step < 0:
+                self._save(take(self.step, self.parts, self.run.metrics.size))
+        except BaseException:
+            self._deferred.close()
+            raise
+        return self
+
+    def __iter__(self) -> Iterator[int]:
+        while self.step < self.steps:
+            yield self.step
+            self.step += 1
+            self._held = None
+            if self.step < self.steps and self._due():
+                self.save()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if isinstance(error, stop.Interrupted):
+                self.save(self._held)
+                error.kept = f"{self._saved_step} of {self.steps} steps are saved"
+            elif error is None:
+                self.save()
+        finally:
+            self._deferred.close()
+
+    def hold(self) -> None:
+        """Keep the state before this step: its body is about to change weights and may be interrupted then."""
+        self._held = take(self.step, self.parts, self.run.metrics.size, copy=True)
+
+    def save(self, snapshot: Snapshot | None = None) -> None:
+        """Write a checkpoint of the present state, or of an earlier one. If that cannot be done the training goes on,
+        and the checkpoint before stands."""
+        try:
+            self._save(snapshot or take(self.step, self.parts, self.run.metrics.size))
+        except (NoSpace, Broken, OSError) as wrong:
+            self._last = time.monotonic()
+            print(
+                f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands",
+                file=sys.stderr,
+            )
+
+    def _save(self, snapshot: Snapshot) -> None:
+        start = time.monotonic()
+        self.run.metrics.sync()
+        save(self.run.checkpoints, snapshot, self.run.identity, self._environment)
+        self._last, self._saved_step = time.monotonic(), snapshot.step
+        self._cost = self._last - start
+
+    def _due(self) -> bool:
+        if self.save_every is not None:
+            return self.step % self.save_every == 0
+        return time.monotonic() - self._last >= max(AT_LEAST, self._cost / SHARE)

@@ -1,0 +1,89 @@
+"""Signals that ask the program to end: noted when they come, acted on at the next safe point; a second one ends it.
+
+Within `deferred` that point is the next `poll`, which the forward pass calls each time it runs: between micro-batches
+and between generated tokens. Elsewhere nothing can be lost, and the signal acts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""SIGUSR1 is what batch systems send as a warning, SIGHUP what a terminal sends that is closed."""
+
+
+class Interrupted(BaseException):
+    """Somebody wants the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+        self.kept: str | None = None
+        """Where the work is that was saved, in words."""
+
+    @property
+    def exit_code(self) -> int:
+        """As of a process that the signal has ended: 143 for SIGTERM, 130 for SIGINT."""
+        return 128 + self.number
+
+
+class _State:
+    asked: int | None = None
+    """The signal that came."""
+    depth = 0
+    """How many `deferred` blocks there are around."""
+
+
+@contextlib.contextmanager
+def heeded(*numbers: int) -> Iterator[None]:
+    """Within this block these signals (all of SIGNALS, if none is named) become `Interrupted`. A signal that the
+    program's start has set to be ignored (nohup, a shell's background job) stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may take signals
+        return
+    before: dict[int, Any] = {}
+    for number in numbers or SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, _on_signal)
+    _State.asked = None
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _State.asked = None
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within this block a signal waits for the next `poll`."""
+    _State.depth += 1
+    try:
+        yield
+    finally:
+        _State.depth -= 1
+
+
+def poll() -> None:
+    """A safe point.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    if _State.asked is not None:
+        raise Interrupted(_State.asked)
+
+
+def _on_signal(number: int, _: Any) -> None:
+    if _State.asked is not None:
+        with contextlib.suppress(OSError):
+            os.write(2, b"left at once; what was saved before is whole\n")
+        os._exit(128 + number)
+    _State.asked = number
+    if not _State.depth:
+        raise Interrupted(number)
