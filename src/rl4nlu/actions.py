@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from .forward import score
+from .guards import check_finite
 from .labels import closed_set_logp, distinguishing
 from .models import Policy
 from .rewards import Reward
 from .rollout import sample, think, uniforms
 from .settings import PpoSettings
-from .tokens import Batch, Encoded, micro_batches, pad_right
+from .tokens import Batch, Encoded, pad_right
 
 
 @dataclass(frozen=True)
@@ -253,10 +254,15 @@ def _score_all_labels(
     kinds = [row.prompter.task.name for row in chosen]
     logp: list[Tensor] = [torch.empty(0)] * len(rows)
     value_B = torch.zeros(len(rows), device=policy.device)
-    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
-        logp_BL, value = score_labels(policy, batch, [chosen[i] for i in batch.rows])
+
+    def work(batch: Batch) -> None:
+        asked = [chosen[i] for i in batch.rows]
+        logp_BL, value = score_labels(policy, batch, asked)
+        check_finite("the labels' log-probabilities or values are", asked, logp_BL, value)
         for i, row in enumerate(batch.rows):
             logp[row], value_B[row] = logp_BL[i], value[i]
+
+    policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds)
     return logp, value_B
 
 
@@ -267,7 +273,6 @@ def _score_all_labels(
 def _write_text(
     policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int, reward: Reward
 ) -> Rollout:
-    kinds = [row.prompter.task.name for row in chosen]
     written: list[_Written] = []
     uniform = uniforms(len(chosen), settings.answers, settings.reason + longest, settings.seed, "rollout", step)
     for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
@@ -277,9 +282,9 @@ def _write_text(
     rows = [(row.ids, [one.tokens for one in written[b * K : b * K + K]]) for b, row in enumerate(chosen)]
     place_NA, mask_NA = pad_right([one.places for one in written], 0)
     place_NA, mask_NA = place_NA.to(policy.device), mask_NA.to(policy.device)
-    logp_NA, value_NA = _score_all(policy, rows, kinds, place_NA, mask_NA, settings.max_tokens, with_value=True)
+    logp_NA, value_NA = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, with_value=True)
     with policy.as_reference():
-        ref_logp_NA, _ = _score_all(policy, rows, kinds, place_NA, mask_NA, settings.max_tokens, with_value=False)
+        ref_logp_NA, _ = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, with_value=False)
     asked = [row for row in chosen for _ in range(K)]
     parsed = [row.prompter.parse(one.verdict) for row, one in zip(asked, written, strict=True)]
     judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
@@ -330,7 +335,7 @@ def _write(policy: Policy, rows: list[Encoded], longest: int, max_tokens: int, u
 def _score_all(
     policy: Policy,
     rows: Sequence,
-    kinds: Sequence[str],
+    chosen: Sequence[Encoded],
     place_NA: Tensor,
     mask_NA: Tensor,
     max_tokens: int,
@@ -342,12 +347,17 @@ def _score_all(
     logp_NA = torch.zeros((N, A), device=policy.device)
     value_NA = torch.zeros((N, A), device=policy.device)
     head = policy.value_head if with_value else None
-    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
+    kinds = [row.prompter.task.name for row in chosen]
+
+    def work(batch: Batch) -> None:
         scores = score(policy.model, batch, policy.shared, value_head=head)
         at = torch.tensor([row * K + k for row in batch.rows for k in range(K)], device=policy.device)
         logp_NA[at] = torch.where(mask_NA[at], _at(scores.logp_BKA.flatten(0, 1), place_NA[at]), 0.0)
         if scores.value_BKA is not None:
             value_NA[at] = torch.where(mask_NA[at], _at(scores.value_BKA.flatten(0, 1), place_NA[at]), 0.0)
+
+    policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds)
+    check_finite("the log-probabilities or values of the answers are", chosen, logp_NA, value_NA)
     return logp_NA, value_NA
 
 

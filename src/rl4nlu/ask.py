@@ -11,6 +11,7 @@ import torch
 
 from . import data
 from .forward import score
+from .guards import check_finite
 from .labels import closed_set_logp, distinguishing
 from .metrics import Outcome
 from .models import Policy
@@ -18,7 +19,7 @@ from .prompts import Prompter, chat_wrapper, choose_shots
 from .rollout import sample, think, uniforms
 from .settings import PromptSettings
 from .tasks import Example, Task
-from .tokens import Encoded, EncodedRows, Encoder, micro_batches
+from .tokens import Batch, Encoded, EncodedRows, Encoder
 
 CHUNK = 512
 """Rows that are put in order of length and worked on before their predictions are written."""
@@ -134,14 +135,19 @@ def label_logp(
     """Log-probability of each label within the closed set, for every row."""
     cut = [distinguishing(row.answers) for row in rows]
     found: dict[int, list[float]] = {}
-    pairs = [(row.ids, answers) for row, answers in zip(rows, cut, strict=True)]
-    kinds = [row.prompter.task.name for row in rows]
-    for batch in micro_batches(pairs, max_tokens, policy.pad, policy.device, kinds):
+
+    def work(batch: Batch) -> None:
         logp_BKA = score(policy.model, batch, policy.shared).logp_BKA
         for i, row in enumerate(batch.rows):
             bias_K = policy.bias_of(rows[row].prompter.task)
             found[row] = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row], bias_K)[0].tolist()
+        logp_BK = torch.tensor([found[row] for row in batch.rows])
+        check_finite("the labels' log-probabilities are", [rows[i] for i in batch.rows], logp_BK)
         advance(len(batch.rows))
+
+    pairs = [(row.ids, answers) for row, answers in zip(rows, cut, strict=True)]
+    kinds = [row.prompter.task.name for row in rows]
+    policy.memory.each("scoring", pairs, max_tokens, work, policy.pad, policy.device, kinds)
     return [found[i] for i in range(len(rows))]
 
 

@@ -1,9 +1,9 @@
 """Checkpoints: folders of safetensors and JSON that are whole or not there at all.
 
 `checkpoints/step-000120/` holds one file of tensors for each part of the training (adapter, value head, optimizer,
-best state, ...), `state.json` with all that is no tensor, and `manifest.json`: step, size and SHA-256 of every file, what
-the run is about (settings, data, base model), and the versions it was made with. Nothing random is in it: every random
-choice is a function of (seed, purpose, step).
+best state, ...), `state.json` with all that is no tensor, and `manifest.json`: step, size and SHA-256 of every file,
+what the run is about (settings, data, base model), and the versions it was made with. Nothing random is in it: every
+random choice is a function of (seed, purpose, step).
 
 A checkpoint is written into a folder beside its place, flushed to the disk, renamed, read back and compared with its
 hashes; only then are older ones removed.
@@ -19,48 +19,23 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
-from torch import Tensor, nn
 
 from . import files
 from .errors import Diverged, UserError
-from .identity import check_same
+from .run import check_same
+from .state import State, Stateful
 
 SCHEMA = 1
 KEEP = 2
 """Checkpoints of a run that are kept. Each holds the best state so far, so that this one is never lost."""
 NAME = re.compile(r"step-(\d{6,})")
 MANIFEST, VALUES = "manifest.json", "state.json"
-
-
-@dataclass(frozen=True)
-class State:
-    """What one part of the training has to remember."""
-
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
-    """What JSON can hold; floating-point numbers come back to the bit."""
-
-
-class Stateful(Protocol):
-    """A part of the training that has something to remember."""
-
-    def state(self) -> State:
-        """What it has to remember."""
-        ...
-
-    def load(self, state: State) -> None:
-        """Take it back.
-
-        Raises:
-            ValueError: this is not what it remembers.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -270,72 +245,3 @@ def _canonical(value: Any) -> bytes:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-# -- parts that every training has -------------------------------------------------------------------------------------
-
-
-class Weights:
-    """Parameters by name."""
-
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
-        self.named = dict(named)
-
-    def state(self) -> State:
-        return State({name: weight.detach() for name, weight in self.named.items()})
-
-    @torch.no_grad()
-    def load(self, state: State) -> None:
-        _same_names(state.tensors, self.named)
-        for name, weight in self.named.items():
-            if state.tensors[name].shape != weight.shape:
-                raise ValueError(f"{name} has the shape {tuple(state.tensors[name].shape)}")
-            weight.copy_(state.tensors[name])
-
-
-class OptimizerState:
-    """What an optimizer remembers of each parameter: moments, and numbers."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> None:
-        self.optimizer, self.named = optimizer, dict(named)
-
-    def state(self) -> State:
-        tensors, values = {}, {}
-        for name, weight in self.named.items():
-            for key, kept in self.optimizer.state.get(weight, {}).items():
-                if isinstance(kept, Tensor):
-                    tensors[f"{name}/{key}"] = kept
-                else:
-                    values[f"{name}/{key}"] = kept
-        return State(tensors, values)
-
-    def load(self, state: State) -> None:
-        self.optimizer.state.clear()
-        for path, kept in (*state.tensors.items(), *state.values.items()):
-            name, _, key = path.rpartition("/")
-            weight = self.named[name]
-            if isinstance(kept, Tensor):
-                # the number of steps stays where torch keeps it
-                kept = kept.clone() if kept.ndim == 0 else kept.to(weight.device, copy=True)
-            self.optimizer.state[weight][key] = kept
-
-
-class Numbers:
-    """Attributes of an object that JSON can hold."""
-
-    def __init__(self, owner: Any, *names: str) -> None:
-        self.owner, self.names = owner, names
-
-    def state(self) -> State:
-        return State(values={name: getattr(self.owner, name) for name in self.names})
-
-    def load(self, state: State) -> None:
-        _same_names(state.values, self.names)
-        for name in self.names:
-            setattr(self.owner, name, state.values[name])
-
-
-def _same_names(given: Any, wanted: Any) -> None:
-    if set(given) != set(wanted):
-        odd = sorted(set(given) ^ set(wanted))
-        raise ValueError(f"{', '.join(odd[:3])} should not differ")

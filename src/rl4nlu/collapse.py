@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from .state import State
+
 WINDOW = 20
 """Steps of which the mean is judged; fewer in a short run."""
 NO_ANSWER, ONE_ANSWER, CERTAIN, SMALL_GAIN = 0.99, 0.98, 0.02, 0.02
@@ -47,6 +49,9 @@ STUCK = Collapse(
     "--entropy-coef 0.1 keeps it open, --oversample 4 picks rows of which it is unsure, --sft-coef 0.5 still learns "
     "from rows it gets wrong; or start again with a lower --learning-rate",
 )
+ALL = (UNPARSABLE, SAME_ANSWER, KL_RUNAWAY, STUCK)
+READ = ("accuracy", "unparsable", "most_common", "gold_common", "kl", "entropy")
+"""What is read of a step beside its reward."""
 
 
 class Watch:
@@ -64,10 +69,21 @@ class Watch:
             record: reward, accuracy, unparsable, most_common, gold_common, kl and entropy of a step.
         """
         # the mean of a metric's derivative is zero by construction: what rises is the metric
-        self.seen.append({**record, "reward": record.get("metric", record["reward"])})
+        known = {name: record[name] for name in READ if name in record}
+        self.seen.append({**known, "reward": record.get("metric", record["reward"])})
         new = [one for one in self._showing() if one not in self.found]
         self.found += new
         return new
+
+    def state(self) -> State:
+        """What was seen and found, for a checkpoint."""
+        return State(values={"seen": list(self.seen), "found": [one.name for one in self.found]})
+
+    def load(self, state: State) -> None:
+        """Go on from what was seen and found."""
+        self.seen.clear()
+        self.seen.extend(state.values["seen"])
+        self.found = [one for name in state.values["found"] for one in ALL if one.name == name]
 
     def _showing(self) -> list[Collapse]:
         rows = list(self.seen)[-self.window :]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -18,6 +19,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 class Diverged(FloatingPointError):
     """A number that is not finite turned up: nothing that came after it was kept. Exit code 3."""
+
+    rows: Sequence[Mapping[str, Any]] = ()
+    """Where it came from, for the run's diverged.json."""
 
 
 class NoSpace(Exception):

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from . import stop
 from .tokens import Batch, micro_batches
 
 Model = Any
@@ -141,6 +142,7 @@ def extend(
     A token sees the slots of its own branch and of the prompt that stand before it or at it; padding sees itself
     alone, so that no row of the attention is empty.
     """
+    stop.poll()
     before = context.branch_BS.shape[1]
     context.branch_BS = torch.cat([context.branch_BS, branch_BN], 1)
     context.position_BS = torch.cat([context.position_BS, position_BN], 1)
@@ -249,6 +251,7 @@ def whole_prompts(batch: Batch) -> list[list[int]]:
 
 def read_whole(model: Model, ids: Tensor, mask: Tensor, want: Tensor) -> States:
     """States at the wanted positions of whole sequences, padded on the right."""
+    stop.poll()
     with _gathering(model, want) as gathered:
         out = model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
     return States(out.logits.flatten(0, -2), gathered[0])

@@ -5,16 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .errors import UserError
 from .settings import Settings
 from .tasks import Example
 
@@ -24,7 +20,6 @@ MEMORY = {"device", "max_tokens", "save_every"}
 """Settings that do not change what comes out."""
 SAMPLED = 65_536
 """Elements of each weight that go into the fingerprint, evenly spaced; of LoRA's all."""
-PACKAGES = ("rl4nlu", "torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn", "scipy")
 
 
 def identity_of(
@@ -69,39 +64,6 @@ def fingerprint_of_model(model: nn.Module) -> str:
         sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
         found.update(sample.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def environment_of(device: torch.device | None = None) -> dict[str, Any]:
-    """What a run's numbers may depend on beside what it is about."""
-    found: dict[str, Any] = {name: metadata.version(name) for name in PACKAGES}
-    found |= {"python": platform.python_version(), "platform": platform.platform(), "threads": torch.get_num_threads()}
-    if device is not None:
-        found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return found
-
-
-def check_same(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Whether work can be gone on with.
-
-    Args:
-        where: what `was` is about, for the message.
-        was: what the run was about.
-        now: what it is about.
-
-    Raises:
-        UserError: something has changed.
-    """
-    was, now = (json.loads(json.dumps(one)) for one in (was, now))
-    differing = [name for name in now if was.get(name) != now[name]]
-    if "settings" in differing:
-        then, here = was.get("settings") or {}, now["settings"]
-        told = ", ".join(f"{key} was {then.get(key)!r} and is {here[key]!r}" for key in here if then.get(key) != here[key])
-        raise UserError(f"{where}: the settings have changed since ({told}); put config.yaml back, or make a new run")
-    if differing:
-        raise UserError(
-            f"{where}: the {' and '.join(differing)} that the run works on have changed since; put them back as they "
-            "were, or make a new run"
-        )
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from .errors import UserError
 from .forward import shares_prefix
+from .memory import Memory
 from .settings import LoraSettings
 from .tasks import Task
 
@@ -43,6 +44,7 @@ class Policy:
     shared: bool
     """Whether the shared way of the forward pass is exact for this model."""
     value_head: nn.Linear | None = None
+    memory: Memory = field(default_factory=Memory)
     label_bias: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Task -> log-probability of each label that is taken out of the policy over labels (PPO's `debias`)."""
 
@@ -72,8 +74,13 @@ class Policy:
 
     def trainable(self) -> list[nn.Parameter]:
         """LoRA weights and, where there is one, the value head's."""
-        weights = [p for p in self.model.parameters() if p.requires_grad]
-        return weights + (list(self.value_head.parameters()) if self.value_head is not None else [])
+        return list(self.named_trainable().values())
+
+    def named_trainable(self) -> dict[str, nn.Parameter]:
+        """The same, by name."""
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        head = self.value_head.named_parameters() if self.value_head is not None else ()
+        return {**named, **{f"value_head.{name}": p for name, p in head}}
 
     @contextlib.contextmanager
     def as_reference(self) -> Iterator[None]:

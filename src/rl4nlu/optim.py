@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from .guards import not_finite
 from .models import Policy
 from .settings import TrainSettings
+from .tokens import Encoded
 
 
 def steps_of(settings: TrainSettings, rows: int) -> int:
@@ -48,15 +50,34 @@ def make_optimizer(settings: TrainSettings, weights: Sequence[nn.Parameter]) -> 
     return torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay)
 
 
-def apply(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter], rate: float, max_norm: float) -> float:
+def clear(weights: Sequence[nn.Parameter]) -> None:
+    """Forget the gradients: a step that is begun anew begins without."""
+    for weight in weights:
+        weight.grad = None
+
+
+def apply(
+    optimizer: torch.optim.Optimizer,
+    weights: Sequence[nn.Parameter],
+    rate: float,
+    max_norm: float,
+    rows: Sequence[Encoded] = (),
+) -> float:
     """Clip the gradients, step, clear them. Returns the norm before clipping.
 
+    Args:
+        optimizer: of these weights.
+        weights: those that have gradients.
+        rate: learning rate of this step.
+        max_norm: to which the gradients are clipped.
+        rows: what the gradients come from, to be named if they are not finite.
+
     Raises:
-        FloatingPointError: the gradient is not finite; the weights are left as they were.
+        Diverged: the gradient is not finite; the weights are left as they were.
     """
     norm = float(torch.nn.utils.clip_grad_norm_(weights, max_norm))
     if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient is not finite (norm {norm}), so the run was stopped")
+        raise not_finite("the gradient is", rows)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import UserError, did_you_mean
 from .soft_metrics import SOFT
+from .state import State
 from .tasks import Example, Task
 
 RewardFunction = Callable[[Task, str | None, Example], float]
@@ -67,6 +68,15 @@ class Reward:
     """Task -> its metric on that table, where the reward is the metric's derivative."""
     tables: dict[str, Tensor] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
+
+    def state(self) -> State:
+        """The running tables, for a checkpoint."""
+        return State(dict(self.tables), {"steps": dict(self.steps)})
+
+    def load(self, state: State) -> None:
+        """Go on from these tables."""
+        self.tables = {name: table_LC.clone() for name, table_LC in state.tensors.items()}
+        self.steps = dict(state.values["steps"])
 
     def __post_init__(self) -> None:
         self._slopes: dict[str, Tensor] = {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from .forward import Context, States, extend, fits_window, read, read_whole, whole_prompts
 from .models import Policy
 from .seeding import generator
-from .tokens import Batch, Encoded, micro_batches, pad_right
+from .tokens import Batch, Encoded, pad_right
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,14 @@ def sample(
     K = 1 if uniform_BKA is None else uniform_BKA.shape[1]
     rows = [(prompt, [[policy.pad] * max_new_tokens] * K) for prompt in prompts]  # room for the answers
     answers: list[list[Answer]] = [[] for _ in prompts]
-    for batch in micro_batches(rows, max_tokens, policy.pad, policy.device):
+
+    def work(batch: Batch) -> None:
         uniform = None if uniform_BKA is None else uniform_BKA[list(batch.rows)]
-        for row, found in zip(
-            batch.rows, _sample_batch(policy, batch, K, finished, max_new_tokens, uniform), strict=True
-        ):
-            answers[row] = found
+        found = _sample_batch(policy, batch, K, finished, max_new_tokens, uniform)
+        for row, texts in zip(batch.rows, found, strict=True):
+            answers[row] = texts
+
+    policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device)
     return answers
 
 

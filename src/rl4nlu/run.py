@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -10,25 +11,44 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import config, settings
-from .errors import UserError
+from . import config, files, settings
+from .errors import Diverged, NoSpace, OutOfMemory, UserError
+from .stop import Interrupted
 from .tasks.own import dump, is_file
 
 SCHEMA = 1
+STATUS = "status.json"
+ENDS = {Interrupted: "stopped", NoSpace: "stopped", OutOfMemory: "stopped", Diverged: "diverged"}
+"""How a run ends by what."""
 
 
 class Run:
-    """One run folder: settings, metrics a step, predictions a row, results."""
+    """One run folder, in use by this process alone: settings, metrics a step, predictions a row, results.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._metrics = path / "metrics.jsonl"
-        self._predictions = path / "predictions.jsonl"
+    As a context manager it notes in status.json how the work ended: finished, stopped (by a signal, or for want of disk
+    space), diverged, or failed.
+    """
+
+    def __init__(self, path: Path, reopened: bool = False) -> None:
+        """
+        Args:
+            path: the folder.
+            reopened: go on with what is there.
+
+        Raises:
+            UserError: another process works in it.
+        """
+        self.path, self.reopened = path, reopened
+        self.metrics = files.Log(path / "metrics.jsonl")
+        self.predictions = files.Log(path / "predictions.jsonl")
+        self.checkpoints = path / "checkpoints"
+        self.identity: Mapping[str, Any] = {}
+        self._lock = _lock(path)
 
     @classmethod
     def create(cls, command: str, settings: settings.Settings) -> Run:
@@ -40,24 +60,150 @@ class Run:
         names = [name.strip() for name in (settings.task or "task").split(",")]
         task = "+".join(Path(name).stem if is_file(name) else name.replace("/", "-") for name in names)
         path = claim(settings.out, f"{command}-{task}")
+        run = cls(path)
         config.save(settings, path / "config.yaml")
         for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
             dump(Path(name), path / "tasks" / Path(name).name)
-        (path / "command.txt").write_text(f"{config.command_line(command, settings)}\n", encoding="utf-8")
-        write_json(path / "environment.json", environment())
-        return cls(path)
+        files.write_text(path / "command.txt", f"{config.command_line(command, settings)}\n")
+        files.write_json(path / "environment.json", {**environment(), "folder": os.getcwd()})
+        run.note("running")
+        return run
+
+    def about(self, identity: Mapping[str, Any]) -> None:
+        """Note what the run is about; of one that is reopened, check that it is about the same.
+
+        Raises:
+            UserError: it is not.
+        """
+        self.identity = identity
+        file = self.path / "identity.json"
+        if self.reopened and file.is_file():
+            check_same(self.path, _json(file), identity)
+        else:
+            files.write_json(file, identity)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one logged step to metrics.jsonl."""
-        _append(self._metrics, row)
+        self.metrics.append(row)
 
     def predict(self, row: Mapping[str, Any]) -> None:
         """Append one row to predictions.jsonl."""
-        _append(self._predictions, row)
+        self.predictions.append(row)
+
+    def predicted(self, task: str, multiple: int) -> list[dict[str, Any]]:
+        """The rows of a task that were predicted before the run was reopened, cut back to a multiple of so many: the
+        rest of such a group is predicted again together, as it would have been. What stands behind them is removed."""
+        if not self.reopened:
+            return []
+        before, found = 0, []
+        for end, row in self.predictions.lines():
+            if row.get("task") == task:
+                found.append((end, row))
+            elif found:
+                break
+            else:
+                before = end
+        kept = found[: len(found) // multiple * multiple]
+        self.predictions.cut(kept[-1][0] if kept else before)
+        return [row for _, row in kept]
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results so far."""
+        return read_results(self.path) if (self.path / "results.json").is_file() else []
 
     def write_results(self, results: list[dict[str, Any]]) -> None:
         """Replace results.json by all results so far, in one step."""
-        write_json(self.path / "results.json", {"schema": SCHEMA, "results": results})
+        self.predictions.sync()
+        files.write_json(self.path / "results.json", {"schema": SCHEMA, "results": results})
+
+    def note(self, state: str, why: str = "") -> None:
+        """Write status.json."""
+        status = {"state": state, "why": why, "process": os.getpid(), "host": platform.node()}
+        files.write_json(self.path / STATUS, status)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        with contextlib.suppress(NoSpace, OSError):  # the status is not worth hiding what went wrong
+            if error is None:
+                self.note("finished")
+            else:
+                self.note(ENDS.get(type(error), "failed"), str(error) or type(error).__name__)
+        if self._lock is not None:
+            self._lock.close()
+        if isinstance(error, Interrupted | NoSpace | Diverged | OutOfMemory):
+            error.run = self.path  # type: ignore[union-attr]
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """Nobody else may work in this folder as long as the file is open.
+
+    Raises:
+        UserError: another process does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        return None
+    lock = (path / "run.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        status = _json(path / STATUS)
+        who = f"process {status.get('process', '?')} on {status.get('host', '?')}"
+        raise UserError(f"{path} is in use by {who}: wait for it or stop it, or name another folder (--out)") from None
+    return lock
+
+
+def status_of(path: Path) -> str:
+    """How far a run is: running, finished, stopped, diverged, failed; killed, if it says running and nobody works in
+    it. Empty for what is no run folder, or one of an older version."""
+    state = _json(path / STATUS).get("state", "")
+    if state == "running":
+        try:
+            lock = _lock(path)
+        except UserError:
+            return "running"
+        if lock is not None:
+            lock.close()
+        return "killed"
+    return state
+
+
+def check_same(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Whether work can be gone on with.
+
+    Args:
+        where: what `was` is about, for the message.
+        was: what the run was about.
+        now: what it is about.
+
+    Raises:
+        UserError: something has changed.
+    """
+    was, now = (json.loads(json.dumps(one)) for one in (was, now))
+    differing = [name for name in now if was.get(name) != now[name]]
+    if "settings" in differing:
+        then, here = was.get("settings") or {}, now["settings"]
+        told = ", ".join(
+            f"{key} was {then.get(key)!r} and is {here[key]!r}" for key in here if then.get(key) != here[key]
+        )
+        raise UserError(f"{where}: the settings have changed since ({told}); put config.yaml back, or make a new run")
+    if differing:
+        raise UserError(
+            f"{where}: the {' and '.join(differing)} that the run works on have changed since; put them back as they "
+            "were, or make a new run"
+        )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -94,7 +240,7 @@ def command_of(path: Path) -> str:
 
 def environment() -> dict[str, str]:
     """What a run's numbers may depend on."""
-    packages = ("rl4nlu", "torch", "transformers", "peft", "numpy", "scikit-learn", "scipy")
+    packages = ("rl4nlu", "torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn", "scipy")
     versions = {name: metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "platform": platform.platform(), **versions}
 
@@ -105,16 +251,17 @@ def claim(out: Path | None, name: str) -> Path:
     Raises:
         UserError: `out` is not empty, or the folder cannot be made.
     """
+    check_free(out)
     n = 1
-    while out is None and (Path("runs") / f"{name}-{n}").exists():
-        n += 1
-    path = out or Path("runs") / f"{name}-{n}"
-    check_free(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as wrong:
-        raise UserError(f"--out {path}: cannot make this folder ({wrong.strerror})") from None
-    return path
+    while True:
+        path = out or Path("runs") / f"{name}-{n}"
+        try:
+            path.mkdir(parents=True, exist_ok=out is not None)
+            return path
+        except FileExistsError:  # perhaps made by another process this very moment
+            n += 1
+        except OSError as wrong:
+            raise UserError(f"--out {path}: cannot make this folder ({wrong.strerror})") from None
 
 
 def check_free(path: Path | None) -> None:
@@ -127,19 +274,8 @@ def check_free(path: Path | None) -> None:
         if not path.is_dir():
             raise UserError(f"--out {path} is a file: name a folder")
         if any(path.iterdir()):
-            raise UserError(f"--out {path} is not empty: name another folder, or remove this one first")
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one step: it is the old one or the new one, never half of it."""
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+            on = f"go on with it (rl4nlu resume {path})" if (path / STATUS).is_file() else "remove this one first"
+            raise UserError(f"--out {path} is not empty: name another folder, or {on}")
 
 
 class Meter:

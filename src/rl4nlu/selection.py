@@ -13,6 +13,7 @@ from .metrics import value_of
 from .models import Policy
 from .seeding import generator
 from .settings import TrainSettings
+from .state import State
 from .tasks import Example
 
 
@@ -38,33 +39,48 @@ class BestState:
     def __init__(self, policy: Policy, held: Sequence[Question], settings: TrainSettings, steps: int) -> None:
         self.policy, self.settings = policy, settings
         self.held = [question for question in held if len(question.rows)]
-        self.every = max(1, steps // 5)
+        self.every, self.steps = max(1, steps // 5), steps
         self.step, self.score = 0, float("-inf")
-        self._weights: list[Tensor] = []
-        if self.held:
+        self._weights: dict[str, Tensor] = {}
+
+    def start(self) -> None:
+        """Look at the state at the start, if that has not been done."""
+        if self.held and not self._weights:
             self._consider(0)
 
-    def after(self, step: int, steps: int) -> dict[str, float]:
-        """Look at the state after `step` steps if it is time to; the score for the log."""
-        if not self.held or (step % self.every and step != steps):
-            return {}
-        return {"held_out": self._consider(step)}
+    def is_due(self, step: int) -> bool:
+        """Whether it is time to look at the state after `step` steps."""
+        return bool(self.held) and (step % self.every == 0 or step == self.steps)
 
-    def restore(self) -> dict[str, float]:
+    def after(self, step: int) -> dict[str, float]:
+        """Look at the state after `step` steps if it is time to; the score for the log."""
+        return {"held_out": self._consider(step)} if self.is_due(step) else {}
+
+    def put_back(self) -> dict[str, float]:
         """Give the policy its best weights back. Says from which step they are; nothing if none were kept."""
         if not self._weights:
             return {}
         with torch.no_grad():
-            for weight, best in zip(self.policy.trainable(), self._weights, strict=True):
-                weight.copy_(best)
+            for name, weight in self.policy.named_trainable().items():
+                weight.copy_(self._weights[name])
         return {"best_step": self.step, "held_out": self.score}
+
+    def state(self) -> State:
+        """The best weights so far, for a checkpoint."""
+        return State(self._weights, {"step": self.step, "score": self.score} if self._weights else {})
+
+    def load(self, state: State) -> None:
+        """Go on from these weights."""
+        self._weights = {name: weight.to(self.policy.device, copy=True) for name, weight in state.tensors.items()}
+        if self._weights:
+            self.step, self.score = state.values["step"], state.values["score"]
 
     def _consider(self, step: int) -> float:
         training = self.policy.model.training
         score = fmean(self._score(question) for question in self.held)
         if score > self.score:
             self.step, self.score = step, score
-            self._weights = [weight.detach().clone() for weight in self.policy.trainable()]
+            self._weights = {name: weight.detach().clone() for name, weight in self.policy.named_trainable().items()}
         self.policy.model.train(training)
         return score
 

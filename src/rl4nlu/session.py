@@ -7,15 +7,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+
+import torch
 
 from . import stop
-from .checkpoint import Broken, Numbers, Snapshot, Stateful, give, newest, save, take
+from .checkpoint import Broken, Snapshot, give, newest, save, take
 from .errors import NoSpace, UserError
-from .run import Run
+from .run import Run, environment
+from .state import Numbers, Stateful
 
 SHARE, AT_LEAST = 0.01, 10.0
 """Checkpoints cost this share of the time, and are so many seconds apart, unless it is said after how many steps."""
+CPU = torch.device("cpu")
 
 
 class Session:
@@ -31,7 +34,12 @@ class Session:
     """
 
     def __init__(
-        self, run: Run, parts: Mapping[str, Stateful], steps: int, save_every: int | None = None, device: Any = None
+        self,
+        run: Run,
+        parts: Mapping[str, Stateful],
+        steps: int,
+        save_every: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """
         Args:
@@ -47,7 +55,7 @@ class Session:
         self.run, self.steps, self.save_every = run, steps, save_every
         self.parts = {**parts, "session": Numbers(self, "steps")}
         self.step = 0
-        self._environment = {**run.environment, **({"device": str(device)} if device is not None else {})}
+        self._environment = {**environment(), "threads": torch.get_num_threads(), "device": _name_of(device)}
         self._held: Snapshot | None = None
         self._last, self._cost, self._saved_step = time.monotonic(), 0.0, -1
         if run.reopened:
@@ -68,7 +76,9 @@ class Session:
         log.cut(snapshot.log_bytes)
         differs = {k: v for k, v in self._environment.items() if snapshot.environment.get(k) != v}
         if differs:
-            told = ", ".join(f"{name} {snapshot.environment.get(name)} then, {now} now" for name, now in differs.items())
+            told = ", ".join(
+                f"{name} {snapshot.environment.get(name)} then, {now} now" for name, now in differs.items()
+            )
             print(f"note: the rest may differ in the last bits from a run without a stop: {told}", file=sys.stderr)
 
     def __enter__(self) -> Session:
@@ -127,3 +137,7 @@ class Session:
         if self.save_every is not None:
             return self.step % self.save_every == 0
         return time.monotonic() - self._last >= max(AT_LEAST, self._cost / SHARE)
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

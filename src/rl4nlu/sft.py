@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +13,17 @@ import torch
 from . import optim
 from .ask import Question
 from .forward import score
+from .guards import check_finite, not_finite
 from .losses import sft_loss
 from .mixture import Mixture
 from .models import Policy
 from .run import Meter, Run
 from .seeding import derive
 from .selection import BestState
+from .session import Session
 from .settings import SftSettings
-from .tokens import micro_batches
-from .training import train_and_measure
+from .tokens import Encoded, micro_batches
+from .training import parts_of, train_and_measure
 
 LEARNING_RATE = 1e-3
 """At width 256; see optim.base_rate."""
@@ -31,34 +36,50 @@ def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
 
 def train(
     policy: Policy, mixture: Mixture, held: list[Question], settings: SftSettings, run: Run
-) -> tuple[int, dict[str, float]]:
+) -> tuple[int, dict[str, Any]]:
     """The training loop. Returns the number of steps, and which of them was kept if that was chosen."""
     policy.label_bias = {}  # what a run over labels had taken out of its policy is learnt by this one
-    steps = optim.steps_of(settings, len(mixture))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     weights = policy.trainable()
     optimizer = optim.make_optimizer(settings, weights)
+    steps = optim.steps_of(settings, len(mixture))
     best = BestState(policy, held, settings, steps)
-    with Meter(f"sft {mixture.title}", steps) as meter:
-        for step in range(steps):
+    parts = {**parts_of(policy, optimizer), "best": best}
+    session = Session(run, parts, steps, settings.save_every, policy.device)
+    with Meter(f"sft {mixture.title}", steps, done=session.step) as meter, session:
+        best.start()
+        for step in session:
             start = time.perf_counter()
             chosen = mixture.batch(step)
-            pairs = [(row.ids, [row.answers[row.gold]]) for row in chosen]
-            count = sum(len(answer) for _, (answer,) in pairs)
-            policy.model.train()  # LoRA's dropout, a function of (seed, step)
-            torch.manual_seed(derive(settings.seed, "dropout", step))
-            loss = 0.0
-            kinds = [row.prompter.task.name for row in chosen]
-            for batch in micro_batches(pairs, settings.max_tokens, policy.pad, policy.device, kinds):
-                scores = score(policy.model, batch, policy.shared)
-                part = sft_loss(scores.logp_BKA[:, 0], batch.answer_mask_BKA[:, 0], count)
-                part.total.backward()
-                loss += part.parts["loss"]
+            loss = policy.memory.fitting("update", settings.max_tokens, partial(gradient, policy, chosen, settings, step))
             rate = optim.rate_at(settings, base, step, steps)
-            norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
+            if best.is_due(step + 1):
+                session.hold()
+            norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm, chosen)
             speed = len(chosen) / (time.perf_counter() - start)
             record = {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate}
-            run.log({**record, "examples_per_second": speed, **best.after(step + 1, steps)})
+            run.log({**record, "examples_per_second": speed, **best.after(step + 1)})
             meter.advance(1, loss=loss, examples_per_second=speed)
     policy.model.eval()
-    return steps, best.restore()
+    return steps, best.put_back()
+
+
+def gradient(policy: Policy, chosen: Sequence[Encoded], settings: SftSettings, step: int, max_tokens: int) -> float:
+    """The gradient of a step's loss, in the weights' `grad`; and the loss."""
+    optim.clear(policy.trainable())
+    pairs = [(row.ids, [row.answers[row.gold]]) for row in chosen]
+    count = sum(len(answer) for _, (answer,) in pairs)
+    policy.model.train()  # LoRA's dropout, a function of (seed, step)
+    torch.manual_seed(derive(settings.seed, "dropout", step))
+    loss = 0.0
+    kinds = [row.prompter.task.name for row in chosen]
+    for batch in micro_batches(pairs, max_tokens, policy.pad, policy.device, kinds):
+        scores = score(policy.model, batch, policy.shared)
+        part = sft_loss(scores.logp_BKA[:, 0], batch.answer_mask_BKA[:, 0], count)
+        if not math.isfinite(part.parts["loss"]):
+            rows = [chosen[i] for i in batch.rows]
+            check_finite("the log-probabilities are", rows, scores.logp_BKA)
+            raise not_finite("the loss is", rows)
+        part.total.backward()
+        loss += part.parts["loss"]
+    return loss

@@ -15,11 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from . import files
 from .config import validate
 from .errors import UserError
 from .plan import SOURCES, Group, Job, Plan, make_plan, show
 from .report import collect, differences, write_page
-from .run import read_config, write_json
+from .run import read_config
 from .settings import SuiteSettings
 from .tables import main_metric, print_differences, print_table
 from .workers import Outcome, Work, Workers, finished, read_sources
@@ -200,7 +201,7 @@ class Study:
                 for job in self.plan.candidates[method, task]
             ]
             chosen.setdefault(method, {})[task] = {"settings": values, "candidates": tried}
-        write_json(self.out / "suite.json", {"runs": runs, "chosen": chosen})
+        files.write_json(self.out / "suite.json", {"runs": runs, "chosen": chosen})
 
 
 def choose(candidates: Sequence[tuple[Mapping[str, Any], float | None]]) -> Mapping[str, Any]:
