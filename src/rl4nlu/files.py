@@ -56,8 +56,9 @@ def replace(path: Path, content: bytes) -> None:
     """Write a file in one step: whatever happens, it is the old one or the new one."""
     part = path.with_name(path.name + ".part")
     try:
-        write(part, content)
-        os.replace(part, path)
+        with room_for(path, len(content)):
+            write(part, content)
+            os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -92,13 +93,11 @@ def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
                 if file.is_file():
                     sync(file)
             sync_folder(part)
-        if path.exists():
             old = path.with_name(f"{path.name}.old-{os.getpid()}")
-            os.rename(path, old)
+            if path.exists():
+                os.rename(path, old)
             os.rename(part, path)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -3,10 +3,12 @@ much better than expected they were. With a critic and GAE it is proximal policy
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from .ask import Question, label_logp
 from .calibrate import mean_logp
 from .collapse import Watch
 from .curriculum import most_uncertain
+from .guards import not_finite
 from .losses import Loss, expected_loss, ppo_loss, sft_loss
 from .mixture import Mixture
 from .models import Policy
@@ -35,10 +38,12 @@ from .rewards import KLController, check_reward, token_rewards
 from .run import Meter, Run
 from .seeding import generator
 from .selection import BestState
+from .session import Session
 from .settings import PpoSettings
+from .state import Numbers
 from .tasks import find_all
 from .tokens import Batch, Encoded, micro_batches
-from .training import train_and_measure
+from .training import parts_of, train_and_measure
 
 LEARNING_RATE = 1e-4
 """At width 256; see optim.base_rate."""
@@ -62,15 +67,20 @@ def train(
     steps = optim.steps_of(settings, len(mixture))
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     optimizer = optim.make_optimizer(settings, policy.trainable())
-    if not settings.over_labels:
-        policy.label_bias = {}  # text is written by the model as it is
-    elif settings.debias:  # a policy to start from keeps its own
-        policy.label_bias = {**label_bias(policy, mixture, settings), **policy.label_bias}
     best = BestState(policy, held, settings, steps)
     controller = KLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
     reward, watch = reward_of(settings), Watch(steps)
-    with Meter(f"ppo {mixture.title}", steps) as meter:
-        for step in range(steps):
+    parts = {**parts_of(policy, optimizer), "best": best, "reward": reward, "collapse": watch}
+    parts["kl_controller"] = Numbers(controller, "coef")
+    session = Session(run, parts, steps, settings.save_every, policy.device)
+    with Meter(f"ppo {mixture.title}", steps, done=session.step) as meter, session:
+        if not session.step and not settings.over_labels:
+            policy.label_bias = {}  # text is written by the model as it is
+        elif not session.step and settings.debias:  # a policy to start from keeps its own
+            policy.label_bias = {**label_bias(policy, mixture, settings), **policy.label_bias}
+        best.start()
+        for step in session:
+            session.hold()
             start = time.perf_counter()
             chosen = prompts_of(policy, mixture, settings, step)
             rollout = roll_out(policy, chosen, settings, step, mixture.longest_answer + 4, reward)
@@ -84,17 +94,16 @@ def train(
             speeds = {"examples_per_second": speed, "tokens_per_second": tokens_of(rollout) / seconds}
             new = watch.see(record)
             named = {"collapse": [one.name for one in new]} if new else {}
-            run.log({**record, **speeds, **best.after(step + 1, steps), **named})
+            run.log({**record, **speeds, **best.after(step + 1), **named})
             shown = {name: record[name] for name in ("reward", "accuracy", "kl", "unparsable")}
             meter.advance(1, **shown, examples_per_second=speed)
             for one in new:
                 meter.note(f"warning: step {step + 1}: collapse ({one.name}): {one.what}. To change: {one.cure}")
             if new and settings.on_collapse == "stop":
-                steps = step + 1
+                session.steps = step + 1
                 meter.note("stopped, as --on-collapse stop says")
-                break
     names = {"collapse": [one.name for one in watch.found]} if watch.found else {}
-    return steps, {**best.restore(), **names}
+    return session.steps, {**best.put_back(), **names}
 
 
 def prompts_of(policy: Policy, mixture: Mixture, settings: PpoSettings, step: int) -> list[Encoded]:
@@ -195,21 +204,17 @@ def update(
         furthest = 0.0
         for start in range(0, prompts, size):
             part = order[start : start + size].tolist()
-            totals: dict[str, float] = defaultdict(float)
             rows, kinds = rows_to_rescore(rollout, part, with_gold), [kind_of[p] for p in part]
             goal.count = len(part) if exact else int(mask_NA.view(prompts, -1)[part].sum())
             goal.gold_count = len(part) if rollout.label_BK is not None else sum(len(row[1][-1]) for row in rows)
             if not goal.count and not with_gold and not settings.entropy_coef:
                 continue  # all answers to every prompt earn the same
             goal.whole = int(rollout.mask_NA.view(prompts, -1)[part].sum())
-            for batch in micro_batches(rows, settings.max_tokens, policy.pad, policy.device, kinds):
-                loss = goal.loss(policy, batch, [part[i] for i in batch.rows])
-                loss.total.backward()
-                for name, part_value in loss.parts.items():
-                    totals[name] += part_value
-            for weight in still:
-                weight.grad = None
-            totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm)
+            work = partial(goal.gradient, policy, rows, kinds, part)
+            totals = policy.memory.fitting("update", settings.max_tokens, work)
+            optim.clear(still)
+            of_part = [rollout.chosen[p] for p in part]
+            totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm, of_part)
             if updates == 0 and goal.count:
                 first_ratio = totals["ratio"]
             furthest = max(furthest, totals["approx_kl"])
@@ -243,6 +248,30 @@ class Goal:
     """All actions in the minibatch."""
     gold_count: int = 0
     """Gold tokens (over labels: prompts) in the minibatch."""
+
+    def gradient(
+        self, policy: Policy, rows: Sequence, kinds: Sequence[str], part: Sequence[int], max_tokens: int
+    ) -> dict[str, float]:
+        """The gradient of a minibatch's loss, in the weights' `grad`; and the sums of the loss's parts.
+
+        Args:
+            policy: the policy.
+            rows: of the minibatch, from `rows_to_rescore`.
+            kinds: the task of each.
+            part: which prompt of the rollout each is.
+            max_tokens: bound of the tokens in a micro-batch.
+        """
+        optim.clear(policy.trainable())
+        totals: dict[str, float] = defaultdict(float)
+        for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
+            at = [part[i] for i in batch.rows]
+            loss = self.loss(policy, batch, at)
+            if not math.isfinite(loss.parts["loss"]):
+                raise not_finite("the loss is", [self.rollout.chosen[p] for p in at])
+            loss.total.backward()
+            for name, value in loss.parts.items():
+                totals[name] += value
+        return totals
 
     def loss(self, policy: Policy, batch: Batch, at: Sequence[int]) -> Loss:
         """The loss of a micro-batch, with gradients.

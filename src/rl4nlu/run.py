@@ -281,9 +281,9 @@ def check_free(path: Path | None) -> None:
 class Meter:
     """A live bar on a terminal; elsewhere a plain line now and then, at most 100 in all."""
 
-    def __init__(self, title: str, total: int, console: Console | None = None) -> None:
+    def __init__(self, title: str, total: int, console: Console | None = None, done: int = 0) -> None:
         self.title, self.total = title, max(1, total)
-        self.done, self.start, self._next_line = 0, time.perf_counter(), 0
+        self.before, self.done, self.start, self._next_line = done, done, time.perf_counter(), 0
         self._bar: Progress | None = None
         console = console or Console(stderr=True)
         if console.is_terminal:
@@ -295,7 +295,7 @@ class Meter:
                 TextColumn("{task.fields[note]}"),
                 console=console,
             )
-            self._id = self._bar.add_task(title, total=self.total, note="")
+            self._id = self._bar.add_task(title, total=self.total, completed=done, note="")
 
     def __enter__(self) -> Meter:
         if self._bar:
@@ -321,6 +321,6 @@ class Meter:
             self._bar.update(self._id, completed=self.done, note=note)
         elif self.done >= self._next_line or self.done >= self.total:
             seconds = time.perf_counter() - self.start
-            left = seconds / self.done * (self.total - self.done)
+            left = seconds / max(1, self.done - self.before) * (self.total - self.done)
             print(f"{self.title} {self.done}/{self.total}  {note}  {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
             self._next_line = self.done + max(1, self.total // 50)

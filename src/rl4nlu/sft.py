@@ -51,7 +51,9 @@ def train(
         for step in session:
             start = time.perf_counter()
             chosen = mixture.batch(step)
-            loss = policy.memory.fitting("update", settings.max_tokens, partial(gradient, policy, chosen, settings, step))
+            loss = policy.memory.fitting(
+                "update", settings.max_tokens, partial(gradient, policy, chosen, settings, step)
+            )
             rate = optim.rate_at(settings, base, step, steps)
             if best.is_due(step + 1):
                 session.hold()

@@ -35,8 +35,6 @@ class Stateful(Protocol):
         ...
 
 
-
-
 class Weights:
     """Parameters by name."""
 
