@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from rl4nlu import checkpoint, files
-from rl4nlu.checkpoint import Broken, Snapshot, give, newest, save, take
+from rl4nlu.checkpoint import Broken, OptimizerState, Snapshot, Weights, give, newest, save, take
 from rl4nlu.errors import Diverged, NoSpace, UserError
-from rl4nlu.state import Numbers, OptimizerState, State, Weights
+from rl4nlu.state import Numbers, State
 
 IDENTITY = {"settings": {"seed": 1}, "rows": "abc"}
 ENVIRONMENT = {"torch": "2"}

@@ -25,11 +25,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
+from torch import Tensor, nn
 
 from . import files
 from .errors import Diverged, UserError
 from .run import check_same
-from .state import State, Stateful
+from .state import State, Stateful, same_names
 
 SCHEMA = 1
 KEEP = 2
@@ -245,3 +246,51 @@ def _canonical(value: Any) -> bytes:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+# -- parts that every training has -------------------------------------------------------------------------------------
+
+
+class Weights:
+    """Parameters by name."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.named = dict(named)
+
+    def state(self) -> State:
+        return State({name: weight.detach() for name, weight in self.named.items()})
+
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        same_names(state.tensors, self.named)
+        for name, weight in self.named.items():
+            if state.tensors[name].shape != weight.shape:
+                raise ValueError(f"{name} has the shape {tuple(state.tensors[name].shape)}")
+            weight.copy_(state.tensors[name])
+
+
+class OptimizerState:
+    """What an optimizer remembers of each parameter: moments, and numbers."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> None:
+        self.optimizer, self.named = optimizer, dict(named)
+
+    def state(self) -> State:
+        tensors, values = {}, {}
+        for name, weight in self.named.items():
+            for key, kept in self.optimizer.state.get(weight, {}).items():
+                if isinstance(kept, Tensor):
+                    tensors[f"{name}/{key}"] = kept
+                else:
+                    values[f"{name}/{key}"] = kept
+        return State(tensors, values)
+
+    def load(self, state: State) -> None:
+        self.optimizer.state.clear()
+        for path, kept in (*state.tensors.items(), *state.values.items()):
+            name, _, key = path.rpartition("/")
+            weight = self.named[name]
+            if isinstance(kept, Tensor):
+                # the number of steps stays where torch keeps it
+                kept = kept.clone() if kept.ndim == 0 else kept.to(weight.device, copy=True)
+            self.optimizer.state[weight][key] = kept

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,51 +35,6 @@ class Stateful(Protocol):
         ...
 
 
-class Weights:
-    """Parameters by name."""
-
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
-        self.named = dict(named)
-
-    def state(self) -> State:
-        return State({name: weight.detach() for name, weight in self.named.items()})
-
-    @torch.no_grad()
-    def load(self, state: State) -> None:
-        _same_names(state.tensors, self.named)
-        for name, weight in self.named.items():
-            if state.tensors[name].shape != weight.shape:
-                raise ValueError(f"{name} has the shape {tuple(state.tensors[name].shape)}")
-            weight.copy_(state.tensors[name])
-
-
-class OptimizerState:
-    """What an optimizer remembers of each parameter: moments, and numbers."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> None:
-        self.optimizer, self.named = optimizer, dict(named)
-
-    def state(self) -> State:
-        tensors, values = {}, {}
-        for name, weight in self.named.items():
-            for key, kept in self.optimizer.state.get(weight, {}).items():
-                if isinstance(kept, Tensor):
-                    tensors[f"{name}/{key}"] = kept
-                else:
-                    values[f"{name}/{key}"] = kept
-        return State(tensors, values)
-
-    def load(self, state: State) -> None:
-        self.optimizer.state.clear()
-        for path, kept in (*state.tensors.items(), *state.values.items()):
-            name, _, key = path.rpartition("/")
-            weight = self.named[name]
-            if isinstance(kept, Tensor):
-                # the number of steps stays where torch keeps it
-                kept = kept.clone() if kept.ndim == 0 else kept.to(weight.device, copy=True)
-            self.optimizer.state[weight][key] = kept
-
-
 class Numbers:
     """Attributes of an object that JSON can hold."""
 
@@ -90,12 +45,15 @@ class Numbers:
         return State(values={name: getattr(self.owner, name) for name in self.names})
 
     def load(self, state: State) -> None:
-        _same_names(state.values, self.names)
+        same_names(state.values, self.names)
         for name in self.names:
             setattr(self.owner, name, state.values[name])
 
 
-def _same_names(given: Any, wanted: Any) -> None:
+def same_names(given: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raises:
+    ValueError: these are not the same names.
+    """
     if set(given) != set(wanted):
         odd = sorted(set(given) ^ set(wanted))
         raise ValueError(f"{', '.join(odd[:3])} should not differ")
