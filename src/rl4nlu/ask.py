@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from . import data
 from .forward import score
 from .labels import closed_set_logp, distinguishing
 from .metrics import Outcome
 from .models import Policy
-from .prompts import Prompter, chat_wrapper, choose_shots
+from .prepare import shots_of
+from .prompts import Prompter, chat_wrapper
 from .rollout import sample, think, uniforms
 from .settings import PromptSettings
 from .tasks import Example, Task
@@ -65,18 +65,20 @@ class Question:
     rows: EncodedRows
 
 
-def encode(policy: Policy, task: Task, settings: PromptSettings, examples: Sequence[Example]) -> Question:
-    """Write and encode the prompts of these examples, with the settings' few-shot examples."""
-    chosen: tuple[Example, ...] = ()
-    if settings.shots:
-        teacher = data.training_task(task)
-        rows = data.load(teacher, "train", settings.data, max_bad_rows=settings.max_bad_rows)
-        chosen = choose_shots(task, rows, settings.shots, settings.seed)
+def encode(
+    policy: Policy,
+    task: Task,
+    settings: PromptSettings,
+    examples: Sequence[Example],
+    shots: tuple[Example, ...] | None = None,
+) -> Question:
+    """Write and encode the prompts of these examples, with the settings' few-shot examples: `shots`, if they are loaded
+    already."""
+    chosen = shots_of(task, settings) if shots is None else shots
     chat = chat_wrapper(policy.tokenizer) if settings.chat else None
     prompter = Prompter(task, settings.template or "plain", chosen, chat, settings.reason)
-    encoder = Encoder(
-        policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length)
-    )
+    longest = min(settings.max_length or policy.context_length, policy.context_length)
+    encoder = Encoder(policy.tokenizer, prompter, longest, settings.truncate)
     return Question(task, prompter, EncodedRows(encoder, examples))
 
 

@@ -17,14 +17,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils import logging as transformers_logging
 
 from .ask import Advance, Prediction
-from .config import validate
 from .errors import UserError
-from .evaluate import own_task
-from .models import DTYPES, adapter_folder, cannot_load, context_of, device_of, lora_config, quiet_peft, source_of
-from .run import read_config
+from .models import DTYPES, cannot_load, context_of, device_of, lora_config, quiet_peft
 from .seeding import derive
 from .settings import ClassifySettings
-from .tasks import Example, Task, find
+from .sources import source_of
+from .tasks import Example, Task
+from .trained import check_labels, classifier_source, trained_classifier
 
 EVAL_ROWS = 64
 """Texts that go through the model together in evaluation."""
@@ -53,14 +52,30 @@ class Classifier:
     def encode(self, texts: Sequence[str]) -> dict[str, Any]:
         """Tokens of one text or two, the longer one cut where they are too long together. A decoder's tokenizer puts
         nothing between two texts: a line break stands there."""
-        first, *second = texts
-        if second and self.decoder:
-            first += "\n"
-        return dict(self.tokenizer(first, *second, truncation="longest_first", max_length=self.max_length))
+        read = self._read(texts)
+        return dict(self.tokenizer(*read, truncation="longest_first", max_length=self.max_length))
 
-    def is_too_long(self, texts: Sequence[str]) -> bool:
-        """Whether `encode` cuts them."""
-        return len(self.tokenizer(*texts, verbose=False)["input_ids"]) > self.max_length
+    def excess(self, texts: Sequence[str]) -> int:
+        """How many tokens `encode` cuts off them."""
+        return max(0, len(self.tokenizer(*self._read(texts), verbose=False)["input_ids"]) - self.max_length)
+
+    def refuse_long(self, rows: Sequence[Example]) -> None:
+        """Let no row through that would have to be cut (--no-truncate).
+
+        Raises:
+            UserError: one would.
+        """
+        for row in rows:
+            if excess := max(map(self.excess, self.texts(row))):
+                raise UserError(
+                    f"row {row.id} of {self.task.name}: its text is {excess} tokens longer than the {self.max_length} "
+                    "that it may have; leave out --no-truncate to have it cut, or give a longer --max-length or a "
+                    "model with a longer context"
+                )
+
+    def _read(self, texts: Sequence[str]) -> list[str]:
+        first, *second = texts
+        return [first + "\n", *second] if second and self.decoder else [first, *second]
 
     def targets(self, example: Example) -> list[float | int]:
         """What the head should say of each of the row's texts."""
@@ -142,25 +157,17 @@ def restore(run: Path, task: Task, device: str, dtype: str = "auto") -> Classifi
     Raises:
         UserError: the run holds none, or the task has other labels than those it was trained on.
     """
-    trained = trained_settings(run)
-    taught = find(own_task(run, trained.task))
-    if (taught.labels, taught.segments) != (task.labels, task.segments):
-        raise UserError(f"{run} was trained to tell the labels of {taught.name}, and {task.name} has others")
-    name, full = trained.model or "", run / "model"
-    source = str(full) if full.is_dir() else source_of(name)
+    check_labels(run, task)
+    trained = trained_classifier(run)
+    name, (source, adapter) = trained.model or "", classifier_source(run)
     place = device_of(device)
-    precision = _dtype(dtype, not full.is_dir(), place)
+    precision = _dtype(dtype, adapter is not None, place)
     classifier, _ = _load(name, source, task, is_decoder(name), trained.max_length, precision)
     model = classifier.model
-    if not full.is_dir():
+    if adapter is not None:
         with quiet_peft():
-            model = PeftModel.from_pretrained(model, adapter_folder(run))
+            model = PeftModel.from_pretrained(model, adapter)
     return replace(classifier, model=model.to(place))
-
-
-def trained_settings(run: Path) -> ClassifySettings:
-    """Settings with which a classifier was trained."""
-    return validate(ClassifySettings, read_config(run))
 
 
 def _load(

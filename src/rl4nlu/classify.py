@@ -12,34 +12,31 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from . import data
 from .card import write_card
-from .classifier import Classifier, ask, load_classifier, restore, trained_settings
-from .errors import UserError
-from .evaluate import load_rows, own_task, present, tally
-from .run import Meter, Run, check_free
+from .classifier import Classifier, ask, load_classifier, restore
+from .evaluate import tally
+from .prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
+from .run import Meter, Run
 from .seeding import derive
 from .settings import ClassifySettings, EvaluateSettings
-from .tasks import Example, find, find_all
+from .tasks import Example
+from .trained import trained_classifier
 
 FULL_RATE, LORA_RATE = 5e-5, 1e-3
 """Learning rates at width 384 (all weights) and at width 256 (LoRA); both fall with the root of the width."""
 
 
-def classify(settings: ClassifySettings) -> tuple[Run, list[dict[str, Any]]]:
+def classify(settings: ClassifySettings, prepared: ClassifyRows | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `classify` command: train, save, evaluate on the dev split.
 
     Raises:
         UserError: something in settings, rows or model is not as it should be; nothing was written then.
     """
-    check_free(settings.out)
-    if "," in (settings.task or ""):
-        raise UserError(f"--task {settings.task}: a classifier has one head, for one task; sft and ppo take several")
-    task = find(settings.task or "")
-    teacher = data.training_task(task)
-    rows = load_rows(teacher, "train", settings, settings.limit)
-    dev = load_rows(task, settings.split or task.eval_split, settings, settings.eval_limit)
+    found = prepared or prepare_classify(settings)
+    settings, task, rows, dev = found.settings, found.task, found.train, found.dev
     classifier, lora = load_classifier(settings, task)
+    if not settings.truncate:
+        classifier.refuse_long([*rows, *dev])
     run = Run.create("classify", settings)
     steps = train(classifier, rows, settings, run, lora)
     classifier.tokenizer.save_pretrained(run.path / ("adapter" if lora else "model"))
@@ -51,30 +48,24 @@ def classify(settings: ClassifySettings) -> tuple[Run, list[dict[str, Any]]]:
     return run, results
 
 
-def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
+def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `evaluate` command with a classifier: on its own task, or on others with the same labels (mnli -> ax).
 
     Raises:
         UserError: a prompting setting is given, or a task has other labels.
     """
-    check_free(settings.out)
-    source = settings.adapter
+    found = prepared or prepare_classifier_evaluation(settings)
+    settings, source = found.settings, found.settings.adapter
     assert source is not None
-    for name in ("template", "chat", "shots", "decode", "answer_tokens", "unparsable", "calibrate"):
-        if getattr(settings, name) != EvaluateSettings.model_fields[name].default:
-            raise UserError(f"--{name.replace('_', '-')}: {source} is a classifier, which takes no prompt")
-    trained = trained_settings(source)
-    chosen = settings.task or own_task(source, trained.task)
-    settings = settings.model_copy(
-        update={"task": chosen, "data": settings.data or trained.data, "model": trained.model}
-    )
-    tasks = present(find_all(chosen), settings.data, lambda task: [settings.split or task.eval_split])
-    loaded = [load_rows(task, settings.split or task.eval_split, settings, settings.limit) for task in tasks]
-    classifiers = [restore(source, task, settings.device, settings.dtype) for task in tasks]
+    seed = trained_classifier(source).seed
+    classifiers = [restore(source, task, settings.device, settings.dtype) for task in found.tasks]
+    if not settings.truncate:
+        for classifier in classifiers:
+            classifier.refuse_long(found.rows[classifier.task.name])
     run, results = Run.create("evaluate", settings), []
-    for classifier, rows in zip(classifiers, loaded, strict=True):
+    for classifier in classifiers:
         split = settings.split or classifier.task.eval_split
-        results.append(measure(classifier, rows, trained.seed, split, run, {}))
+        results.append(measure(classifier, found.rows[classifier.task.name], seed, split, run, {}))
         run.write_results(results)
     return run, results
 

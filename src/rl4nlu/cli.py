@@ -1,4 +1,5 @@
-"""The command line: one sub-command a room. Heavy imports happen inside the command, so that help is quick."""
+"""The command line: one sub-command a room. A command has two stages: `prepare` finds every mistake that can be found
+without the model, and only then the room with the heavy imports comes in and is handed what was prepared."""
 
 from __future__ import annotations
 
@@ -22,14 +23,17 @@ def evaluate(args: Args) -> None:
 
     settings = _settings(EvaluateSettings, args, "evaluate")
     _need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
+    from .prepare import prepare_classifier_evaluation, prepare_evaluation
     from .run import command_of
 
     if settings.adapter is not None and command_of(settings.adapter) == "classify":
+        prepared = prepare_classifier_evaluation(settings)
         from .classify import evaluate as run_it
     else:
+        prepared = prepare_evaluation(settings)
         from .evaluate import evaluate as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
@@ -42,9 +46,12 @@ def sft(args: Args) -> None:
 
     settings = _settings(SftSettings, args, "sft")
     _need(settings, "task", "model" if settings.init is None else None)
+    from .prepare import prepare_training
+
+    prepared = prepare_training(settings)
     from .sft import sft as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     again = f" --data {settings.data}" if settings.data else ""
     _finish(run.path, results, f"rl4nlu ppo --task {settings.task}{again} --init {run.path}")
 
@@ -58,9 +65,12 @@ def ppo(args: Args) -> None:
 
     settings = _settings(PpoSettings, args, "ppo")
     _need(settings, "task", "model" if settings.init is None else None)
+    from .prepare import prepare_training
+
+    prepared = prepare_training(settings)
     from .ppo import ppo as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     before = f"{settings.init} " if settings.init else ""
     _finish(run.path, results, f"rl4nlu report {before}{run.path} --out report.html")
 
@@ -74,9 +84,12 @@ def classify(args: Args) -> None:
 
     settings = _settings(ClassifySettings, args, "classify")
     _need(settings, "task", "model")
+    from .prepare import prepare_classify
+
+    prepared = prepare_classify(settings)
     from .classify import classify as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
@@ -92,9 +105,12 @@ def predict(args: Args) -> None:
     for name in ("input", "output"):
         if getattr(settings, name) is None:
             raise UserError(f"--{name} is missing; see: rl4nlu predict --help")
+    from .prepare import prepare_prediction
+
+    prepared = prepare_prediction(run, settings)
     from .predict import predict as run_it
 
-    count = run_it(run, settings)
+    count = run_it(run, settings, prepared)
     print(f"{count} answers are in {settings.output}")
 
 
@@ -234,6 +250,9 @@ def demo(args: Args) -> None:
     from .settings import DemoSettings
 
     settings = _settings(DemoSettings, args, "demo")
+    from .run import check_free
+
+    check_free(settings.out)
     from .demo import demo as run_it
 
     run_it(settings)

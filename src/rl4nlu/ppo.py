@@ -31,12 +31,12 @@ from .curriculum import most_uncertain
 from .losses import Loss, expected_loss, ppo_loss, sft_loss
 from .mixture import Mixture
 from .models import Policy
-from .rewards import KLController, check_reward, token_rewards
+from .prepare import TrainingRows, prepare_training
+from .rewards import KLController, token_rewards
 from .run import Meter, Run
 from .seeding import generator
 from .selection import BestState
 from .settings import PpoSettings
-from .tasks import find_all
 from .tokens import Batch, Encoded, micro_batches
 from .training import train_and_measure
 
@@ -46,12 +46,12 @@ BIAS_ROWS = 256
 """Training rows of each task on which the start's label bias is measured."""
 
 
-def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
+def ppo(settings: PpoSettings, prepared: TrainingRows[PpoSettings] | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
     extra = {"estimator": settings.estimator, "actions": "labels" if settings.over_labels else "free"}
     critic = settings.estimator == "gae"
-    check_reward(settings.reward, find_all(settings.task or ""))
-    return train_and_measure("ppo", settings, train, reference=True, critic=critic, extra=extra)
+    rows = prepared or prepare_training(settings)
+    return train_and_measure("ppo", rows, train, reference=True, critic=critic, extra=extra)
 
 
 def train(

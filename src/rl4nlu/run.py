@@ -73,8 +73,10 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         content = json.loads(file.read_text(encoding="utf-8"))
         assert content["schema"] == SCHEMA
         return content["results"]
-    except (json.JSONDecodeError, KeyError, TypeError, AssertionError):
-        raise UserError(f"{file}: not a results file of schema {SCHEMA}") from None
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(
+            f"{file}: not a results file of schema {SCHEMA}; give the folder of a run of this version, or run it again"
+        ) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -118,16 +120,20 @@ def claim(out: Path | None, name: str) -> Path:
 
 
 def check_free(path: Path | None) -> None:
-    """Nothing is ever written over: a run folder must be new or empty.
+    """Nothing is ever written over: a run folder must be new or empty, and can be made.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is none of these.
     """
     if path is not None and path.exists():
         if not path.is_dir():
             raise UserError(f"--out {path} is a file: name a folder")
         if any(path.iterdir()):
             raise UserError(f"--out {path} is not empty: name another folder, or remove this one first")
+    if path is not None:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
+            raise UserError(f"--out {path}: cannot make this folder in {above}; name another one")
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from .forward import score
 from .losses import sft_loss
 from .mixture import Mixture
 from .models import Policy
+from .prepare import TrainingRows, prepare_training
 from .run import Meter, Run
 from .seeding import derive
 from .selection import BestState
@@ -24,9 +25,9 @@ LEARNING_RATE = 1e-3
 """At width 256; see optim.base_rate."""
 
 
-def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
+def sft(settings: SftSettings, prepared: TrainingRows[SftSettings] | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `sft` command: train, save the adapter, evaluate on the dev split."""
-    return train_and_measure("sft", settings, train)
+    return train_and_measure("sft", prepared or prepare_training(settings), train)
 
 
 def train(

@@ -50,6 +50,8 @@ class Settings(Frozen):
     """Of the base weights; auto: bfloat16 on a GPU, else float32."""
     max_length: int | None = Field(None, ge=32)
     """Cut texts at fewer tokens than the model's context."""
+    truncate: bool = True
+    """Cut what is too long for the model, in the fields that may be cut; --no-truncate refuses such rows instead."""
     out: Path | None = None
     """Run folder to make (default: runs/COMMAND-TASK-N)."""
 
