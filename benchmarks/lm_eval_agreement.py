@@ -30,8 +30,9 @@ from rich.table import Table
 from rl4nlu import data
 from rl4nlu.ask import Question, ask, encode
 from rl4nlu.forward import score
-from rl4nlu.models import Policy, load_policy, mini_folder
+from rl4nlu.models import Policy, load_policy
 from rl4nlu.settings import EvaluateSettings
+from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import find
 from rl4nlu.tokens import common_prefix, micro_batches
 

@@ -17,8 +17,8 @@ from rl4nlu.classifier import Classifier, ask, is_decoder, load_classifier, rest
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
 from rl4nlu.evaluate import evaluate as evaluate_prompted
-from rl4nlu.models import mini_folder
 from rl4nlu.settings import ClassifySettings, EvaluateSettings, SftSettings
+from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import Example, find
 
 
@@ -94,8 +94,8 @@ def test_the_longer_text_is_cut_and_the_rows_are_counted(tiny_bert):
     long = ("a " * 60, "b b b")
     tokens = classifier.tokenizer.convert_ids_to_tokens(classifier.encode(long)["input_ids"])
     assert (len(tokens), tokens.count("b")) == (32, 3)
-    assert classifier.is_too_long(long)
-    assert not classifier.is_too_long(("a " * 20, "b b b"))
+    assert classifier.excess(long)
+    assert not classifier.excess(("a " * 20, "b b b"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rl4nlu.config import validate
 from rl4nlu.errors import UserError
 from rl4nlu.mixture import Mixture, shares
 from rl4nlu.models import load_policy
-from rl4nlu.predict import _only
+from rl4nlu.prepare import one_task
 from rl4nlu.run import Run
 from rl4nlu.settings import PpoSettings, SftSettings
 from rl4nlu.tasks import find
@@ -142,7 +142,7 @@ def test_what_task_takes_is_what_predict_offers(tmp_path):
     own = tmp_path / "t.yaml"
     own.write_text("train: x.csv\ntemplate: '{a}'\nlabels: [p, n]\n")
     with pytest.raises(UserError, match=re.escape(f"(mini/sentiment, {own}, glue/rte)")):
-        _only(tmp_path, f"mini/sentiment,{own},glue/rte")
+        one_task(tmp_path, f"mini/sentiment,{own},glue/rte")
 
 
 @pytest.mark.slow

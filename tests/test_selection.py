@@ -10,7 +10,8 @@ from rl4nlu import data, ppo
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.models import load_policy
-from rl4nlu.selection import BestState, hold_out
+from rl4nlu.prepare import hold_out
+from rl4nlu.selection import BestState
 from rl4nlu.settings import PpoSettings, SftSettings
 from rl4nlu.tasks import find
 

@@ -16,8 +16,9 @@ from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.forward import score
 from rl4nlu.losses import sft_loss
-from rl4nlu.models import load_policy, mini_folder
+from rl4nlu.models import load_policy
 from rl4nlu.settings import SftSettings
+from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import find
 from rl4nlu.tokens import micro_batches
 

@@ -258,7 +258,7 @@ def _score_all_labels(
     def work(batch: Batch) -> None:
         asked = [chosen[i] for i in batch.rows]
         logp_BL, value = score_labels(policy, batch, asked)
-        check_finite("the labels' log-probabilities or values are", asked, logp_BL, value)
+        check_finite("the labels' log-probabilities or values are", [row.source for row in asked], logp_BL, value)
         for i, row in enumerate(batch.rows):
             logp[row], value_B[row] = logp_BL[i], value[i]
 
@@ -357,7 +357,8 @@ def _score_all(
             value_NA[at] = torch.where(mask_NA[at], _at(scores.value_BKA.flatten(0, 1), place_NA[at]), 0.0)
 
     policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds)
-    check_finite("the log-probabilities or values of the answers are", chosen, logp_NA, value_NA)
+    what = "the log-probabilities or values of the answers are"
+    check_finite(what, [row.source for row in chosen], logp_NA, value_NA)
     return logp_NA, value_NA
 
 

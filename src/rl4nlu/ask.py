@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from . import data
 from .forward import score
 from .guards import check_finite
 from .labels import closed_set_logp, distinguishing
 from .metrics import Outcome
 from .models import Policy
-from .prompts import Prompter, chat_wrapper, choose_shots
+from .prepare import shots_of
+from .prompts import Prompter, chat_wrapper
 from .rollout import sample, think, uniforms
 from .settings import PromptSettings
 from .tasks import Example, Task
@@ -40,20 +40,31 @@ class Prediction:
     """Where an answer was generated."""
     reasoning: str | None = None
     """What the model wrote before."""
+    guessed: bool = False
+    """The text could not be parsed, and the label was drawn."""
 
     @property
     def row(self) -> dict[str, Any]:
         """As it stands in predictions.jsonl: enough to compute every metric again and to write a server's file."""
         scores = None if self.scores is None else {label: round(value, 6) for label, value in self.scores.items()}
-        row = {"id": self.example.id, "gold": self.example.label, "prediction": self.label}
+        row: dict[str, Any] = {"id": self.example.id, "gold": self.example.label, "prediction": self.label}
+        if self.guessed:
+            row["guessed"] = True
         if self.reasoning is not None:
             row["reasoning"] = self.reasoning
         places = {"group": self.example.group, "document": self.example.document, "meta": self.example.meta}
         return {**row, "scores": scores, "text": self.text, **{name: v for name, v in places.items() if v}}
 
+    @classmethod
+    def read(cls, example: Example, row: Mapping[str, Any]) -> Prediction:
+        """From its row in predictions.jsonl."""
+        return cls(
+            example, row["prediction"], row["scores"], row["text"], row.get("reasoning"), row.get("guessed", False)
+        )
+
     def outcome(self, task: Task) -> Outcome:
-        """What the metrics need of it."""
-        confidence = self.scores[task.labels[-1]] if self.scores and not task.numeric else None
+        """What the metrics need of it; of its scores what stands in predictions.jsonl."""
+        confidence = round(self.scores[task.labels[-1]], 6) if self.scores and not task.numeric else None
         return Outcome(self.example, self.label, confidence)
 
 
@@ -66,18 +77,20 @@ class Question:
     rows: EncodedRows
 
 
-def encode(policy: Policy, task: Task, settings: PromptSettings, examples: Sequence[Example]) -> Question:
-    """Write and encode the prompts of these examples, with the settings' few-shot examples."""
-    chosen: tuple[Example, ...] = ()
-    if settings.shots:
-        teacher = data.training_task(task)
-        rows = data.load(teacher, "train", settings.data, max_bad_rows=settings.max_bad_rows)
-        chosen = choose_shots(task, rows, settings.shots, settings.seed)
+def encode(
+    policy: Policy,
+    task: Task,
+    settings: PromptSettings,
+    examples: Sequence[Example],
+    shots: tuple[Example, ...] | None = None,
+) -> Question:
+    """Write and encode the prompts of these examples, with the settings' few-shot examples: `shots`, if they are loaded
+    already."""
+    chosen = shots_of(task, settings) if shots is None else shots
     chat = chat_wrapper(policy.tokenizer) if settings.chat else None
     prompter = Prompter(task, settings.template or "plain", chosen, chat, settings.reason)
-    encoder = Encoder(
-        policy.tokenizer, prompter, min(settings.max_length or policy.context_length, policy.context_length)
-    )
+    longest = min(settings.max_length or policy.context_length, policy.context_length)
+    encoder = Encoder(policy.tokenizer, prompter, longest, settings.truncate)
     return Question(task, prompter, EncodedRows(encoder, examples))
 
 
@@ -89,11 +102,12 @@ def ask(
     settings: PromptSettings,
     answer_tokens: int | None = None,
     advance: Advance = lambda count: None,
+    first: int = 0,
 ) -> Iterator[Prediction]:
-    """The model's answer to every row, chunk by chunk in the order of the rows."""
+    """The model's answer to every row from the `first` on, a multiple of CHUNK, chunk by chunk in their order."""
     policy.model.eval()
     longest = answer_tokens or question.rows.encoder.longest_answer + 4
-    for start in range(0, len(question.rows), CHUNK):
+    for start in range(first, len(question.rows), CHUNK):
         chunk = question.rows[start : start + CHUNK]
         written: list[str | None] = [None] * len(chunk)
         if question.prompter.reason:
@@ -142,7 +156,7 @@ def label_logp(
             bias_K = policy.bias_of(rows[row].prompter.task)
             found[row] = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row], bias_K)[0].tolist()
         logp_BK = torch.tensor([found[row] for row in batch.rows])
-        check_finite("the labels' log-probabilities are", [rows[i] for i in batch.rows], logp_BK)
+        check_finite("the labels' log-probabilities are", [rows[i].source for i in batch.rows], logp_BK)
         advance(len(batch.rows))
 
     pairs = [(row.ids, answers) for row, answers in zip(rows, cut, strict=True)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from . import files
 from .models import LABEL_BIAS
 from .run import Run
 from .settings import Settings
@@ -63,7 +64,7 @@ def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> N
         f"```\n{(run.path / 'command.txt').read_text(encoding='utf-8').strip()}\n```",
         "All settings are in `config.yaml`, the versions of the libraries in `environment.json`.",
     ]
-    (run.path / "README.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    files.write_text(run.path / "README.md", "\n\n".join(lines) + "\n")
 
 
 def _index_entry(result: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Two texts go in as a pair; a number is a regression; of several candidates each 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,22 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from . import stop
 from .ask import Advance, Prediction
-from .config import validate
 from .errors import UserError
-from .evaluate import own_task
-from .models import DTYPES, adapter_folder, cannot_load, context_of, device_of, lora_config, quiet_peft, source_of
-from .run import read_config
+from .guards import check_finite
+from .memory import Memory
+from .models import DTYPES, cannot_load, context_of, device_of, lora_config, quiet_peft
 from .seeding import derive
 from .settings import ClassifySettings
-from .tasks import Example, Task, find
+from .sources import source_of
+from .tasks import Example, Task
+from .trained import check_labels, classifier_source, trained_classifier
 
 EVAL_ROWS = 64
 """Texts that go through the model together in evaluation."""
+CHUNK = 512
+"""Rows whose texts are put in order of length before their predictions are written."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Classifier:
     task: Task
     decoder: bool
     max_length: int
+    memory: Memory = field(default_factory=Memory)
 
     def texts(self, example: Example) -> list[tuple[str, ...]]:
         """What the model reads for a row: one text or two; once, or once for each candidate."""
@@ -53,14 +58,30 @@ class Classifier:
     def encode(self, texts: Sequence[str]) -> dict[str, Any]:
         """Tokens of one text or two, the longer one cut where they are too long together. A decoder's tokenizer puts
         nothing between two texts: a line break stands there."""
-        first, *second = texts
-        if second and self.decoder:
-            first += "\n"
-        return dict(self.tokenizer(first, *second, truncation="longest_first", max_length=self.max_length))
+        read = self._read(texts)
+        return dict(self.tokenizer(*read, truncation="longest_first", max_length=self.max_length))
 
-    def is_too_long(self, texts: Sequence[str]) -> bool:
-        """Whether `encode` cuts them."""
-        return len(self.tokenizer(*texts, verbose=False)["input_ids"]) > self.max_length
+    def excess(self, texts: Sequence[str]) -> int:
+        """How many tokens `encode` cuts off them."""
+        return max(0, len(self.tokenizer(*self._read(texts), verbose=False)["input_ids"]) - self.max_length)
+
+    def refuse_long(self, rows: Sequence[Example]) -> None:
+        """Let no row through that would have to be cut (--no-truncate).
+
+        Raises:
+            UserError: one would.
+        """
+        for row in rows:
+            if excess := max(map(self.excess, self.texts(row))):
+                raise UserError(
+                    f"row {row.id} of {self.task.name}: its text is {excess} tokens longer than the {self.max_length} "
+                    "that it may have; leave out --no-truncate to have it cut, or give a longer --max-length or a "
+                    "model with a longer context"
+                )
+
+    def _read(self, texts: Sequence[str]) -> list[str]:
+        first, *second = texts
+        return [first + "\n", *second] if second and self.decoder else [first, *second]
 
     def targets(self, example: Example) -> list[float | int]:
         """What the head should say of each of the row's texts."""
@@ -72,26 +93,43 @@ class Classifier:
 
 
 @torch.no_grad()
-def ask(classifier: Classifier, rows: Sequence[Example], advance: Advance = lambda count: None) -> Iterator[Prediction]:
-    """The classifier's answer to every row, in their order."""
+def ask(
+    classifier: Classifier,
+    rows: Sequence[Example],
+    advance: Advance = lambda count: None,
+    first: int = 0,
+) -> Iterator[Prediction]:
+    """The classifier's answer to every row from the `first` on, a multiple of CHUNK, in their order."""
     classifier.model.eval()
     per_row = max(1, len(classifier.task.candidates))
-    chunk = 8 * EVAL_ROWS // per_row
-    for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]
+    for start in range(first, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
         inputs = [classifier.encode(text) for row in part for text in classifier.texts(row)]
         order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]["input_ids"]))
         logits: dict[int, list[float]] = {}
-        for at in range(0, len(order), EVAL_ROWS):
-            some = order[at : at + EVAL_ROWS]
-            batch = classifier.tokenizer.pad([inputs[i] for i in some], return_tensors="pt").to(classifier.model.device)
-            kind = classifier.model.device.type  # on a GPU as in training
-            with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
-                found = classifier.model(**batch).logits.float().tolist()
-            logits.update(zip(some, found, strict=True))
+
+        def work(most: int, inputs=inputs, order=order, logits=logits) -> None:
+            left = [i for i in order if i not in logits]
+            for at in range(0, len(left), most):
+                logits.update(_logits_of(classifier, inputs, left[at : at + most]))
+
+        classifier.memory.fitting("scoring", EVAL_ROWS, work, smallest=1)
+        check_finite(
+            "the logits are",
+            [(classifier.task.name, row) for row in part],
+            torch.tensor([logits[i] for i in range(len(inputs))]),
+        )
         for i, row in enumerate(part):
             yield _prediction(classifier.task, row, [logits[i * per_row + k] for k in range(per_row)])
         advance(len(part))
+
+
+def _logits_of(classifier: Classifier, inputs: Sequence[dict[str, Any]], some: Sequence[int]) -> dict[int, list[float]]:
+    stop.poll()
+    model, kind = classifier.model, classifier.model.device.type
+    batch = classifier.tokenizer.pad([inputs[i] for i in some], return_tensors="pt").to(model.device)
+    with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):  # on a GPU as in training
+        return dict(zip(some, model(**batch).logits.float().tolist(), strict=True))
 
 
 def _prediction(task: Task, example: Example, logits: list[list[float]]) -> Prediction:
@@ -142,25 +180,17 @@ def restore(run: Path, task: Task, device: str, dtype: str = "auto") -> Classifi
     Raises:
         UserError: the run holds none, or the task has other labels than those it was trained on.
     """
-    trained = trained_settings(run)
-    taught = find(own_task(run, trained.task))
-    if (taught.labels, taught.segments) != (task.labels, task.segments):
-        raise UserError(f"{run} was trained to tell the labels of {taught.name}, and {task.name} has others")
-    name, full = trained.model or "", run / "model"
-    source = str(full) if full.is_dir() else source_of(name)
+    check_labels(run, task)
+    trained = trained_classifier(run)
+    name, (source, adapter) = trained.model or "", classifier_source(run)
     place = device_of(device)
-    precision = _dtype(dtype, not full.is_dir(), place)
+    precision = _dtype(dtype, adapter is not None, place)
     classifier, _ = _load(name, source, task, is_decoder(name), trained.max_length, precision)
     model = classifier.model
-    if not full.is_dir():
+    if adapter is not None:
         with quiet_peft():
-            model = PeftModel.from_pretrained(model, adapter_folder(run))
+            model = PeftModel.from_pretrained(model, adapter)
     return replace(classifier, model=model.to(place))
-
-
-def trained_settings(run: Path) -> ClassifySettings:
-    """Settings with which a classifier was trained."""
-    return validate(ClassifySettings, read_config(run))
 
 
 def _load(

@@ -1,81 +1,91 @@
-"""The baselines: a classification head on an encoder (all weights, or LoRA) or on a decoder (LoRA), trained with
-transformers' own Trainer."""
+"""The baselines: a classification head on an encoder (all weights, or LoRA) or on a decoder (LoRA)."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from . import data
+from . import files, optim, stop
+from .ask import Advance, Prediction
 from .card import write_card
-from .classifier import Classifier, ask, load_classifier, restore, trained_settings
-from .errors import UserError
-from .evaluate import load_rows, own_task, present, tally
-from .run import Meter, Run, check_free
-from .seeding import derive
+from .checkpoint import OptimizerState, Weights
+from .classifier import CHUNK, Classifier, ask, load_classifier, restore
+from .evaluate import tally
+from .guards import Source, check_finite, not_finite
+from .identity import PROMPTS, identity_of
+from .prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
+from .run import Meter, Run
+from .seeding import derive, generator
+from .session import Session
 from .settings import ClassifySettings, EvaluateSettings
-from .tasks import Example, find, find_all
+from .state import Numbers, Stateful
+from .tasks import Example
+from .trained import trained_classifier
+from .training import check_space
 
 FULL_RATE, LORA_RATE = 5e-5, 1e-3
 """Learning rates at width 384 (all weights) and at width 256 (LoRA); both fall with the root of the width."""
 
 
-def classify(settings: ClassifySettings) -> tuple[Run, list[dict[str, Any]]]:
+def classify(settings: ClassifySettings, prepared: ClassifyRows | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `classify` command: train, save, evaluate on the dev split.
 
     Raises:
         UserError: something in settings, rows or model is not as it should be; nothing was written then.
     """
-    check_free(settings.out)
-    if "," in (settings.task or ""):
-        raise UserError(f"--task {settings.task}: a classifier has one head, for one task; sft and ppo take several")
-    task = find(settings.task or "")
-    teacher = data.training_task(task)
-    rows = load_rows(teacher, "train", settings, settings.limit)
-    dev = load_rows(task, settings.split or task.eval_split, settings, settings.eval_limit)
+    found = prepared or prepare_classify(settings)
+    settings, task, rows, dev = found.settings, found.task, found.train, found.dev
     classifier, lora = load_classifier(settings, task)
-    run = Run.create("classify", settings)
-    steps = train(classifier, rows, settings, run, lora)
-    classifier.tokenizer.save_pretrained(run.path / ("adapter" if lora else "model"))
-    classifier.model.save_pretrained(run.path / ("adapter" if lora else "model"), safe_serialization=True)
-    extra = {"tune": "lora" if lora else "full", "train_rows": len(rows), "steps": steps}
-    results = [measure(classifier, dev, settings.seed, settings.split or task.eval_split, run, extra)]
-    run.write_results(results)
-    write_card(run, settings, results)
+    if not settings.truncate:
+        classifier.refuse_long([*rows, *dev])
+    learnt = [weight for weight in classifier.model.parameters() if weight.requires_grad]
+    if not found.reopened:
+        check_space(settings.out, learnt, copies=3)
+    with Run.begin("classify", settings, found.reopened) as run:
+        run.about(identity_of(settings, [rows, dev], _texts(classifier, dev), classifier.model))
+        steps = train(classifier, rows, settings, run, lora)
+        with stop.deferred():
+            with files.folder_in_one_step(run.path / ("adapter" if lora else "model")) as folder:
+                classifier.tokenizer.save_pretrained(folder)
+                classifier.model.save_pretrained(folder, safe_serialization=True)
+            extra = {"tune": "lora" if lora else "full", "train_rows": len(rows), "steps": steps}
+            split = settings.split or task.eval_split
+            results = run.each([task.name], lambda _: measure(classifier, dev, settings.seed, split, run, extra))
+            write_card(run, settings, results)
     return run, results
 
 
-def evaluate(settings: EvaluateSettings) -> tuple[Run, list[dict[str, Any]]]:
+def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `evaluate` command with a classifier: on its own task, or on others with the same labels (mnli -> ax).
 
     Raises:
         UserError: a prompting setting is given, or a task has other labels.
     """
-    check_free(settings.out)
-    source = settings.adapter
+    found = prepared or prepare_classifier_evaluation(settings)
+    settings, source = found.settings, found.settings.adapter
     assert source is not None
-    for name in ("template", "chat", "shots", "decode", "answer_tokens", "unparsable", "calibrate"):
-        if getattr(settings, name) != EvaluateSettings.model_fields[name].default:
-            raise UserError(f"--{name.replace('_', '-')}: {source} is a classifier, which takes no prompt")
-    trained = trained_settings(source)
-    chosen = settings.task or own_task(source, trained.task)
-    settings = settings.model_copy(
-        update={"task": chosen, "data": settings.data or trained.data, "model": trained.model}
-    )
-    tasks = present(find_all(chosen), settings.data, lambda task: [settings.split or task.eval_split])
-    loaded = [load_rows(task, settings.split or task.eval_split, settings, settings.limit) for task in tasks]
-    classifiers = [restore(source, task, settings.device, settings.dtype) for task in tasks]
-    run, results = Run.create("evaluate", settings), []
-    for classifier, rows in zip(classifiers, loaded, strict=True):
-        split = settings.split or classifier.task.eval_split
-        results.append(measure(classifier, rows, trained.seed, split, run, {}))
-        run.write_results(results)
+    seed = trained_classifier(source).seed
+    classifiers = [restore(source, task, settings.device, settings.dtype) for task in found.tasks]
+    if not settings.truncate:
+        for classifier in classifiers:
+            classifier.refuse_long(found.rows[classifier.task.name])
+    names = [task.name for task in found.tasks]
+
+    def work(number: int) -> dict[str, Any]:
+        classifier, task = classifiers[number], found.tasks[number]
+        return measure(classifier, found.rows[task.name], seed, settings.split or task.eval_split, run, {})
+
+    with Run.begin("evaluate", settings, found.reopened) as run, stop.deferred():
+        texts = [text for one in classifiers for text in _texts(one, found.rows[one.task.name])]
+        run.about(identity_of(settings, found.rows.values(), texts, classifiers[0].model))
+        results = run.each(names, work)
     return run, results
 
 
@@ -91,83 +101,114 @@ def measure(
     )
     entry = {"task": task.name, "method": "classify", **extra, "model": classifier.name, "shots": 0}
     entry |= {"decode": "score", "seed": seed, "split": split, "cut_rows": cut}
-    found = tally(f"classify {task.name}", task, len(rows), lambda advance: ask(classifier, rows, advance), run)
+
+    def answers(first: int, advance: Advance) -> Iterator[Prediction]:
+        return ask(classifier, rows, advance, first)
+
+    found = tally(f"classify {task.name}", task, rows, answers, CHUNK, run)
     return {**entry, **found}
+
+
+def _texts(classifier: Classifier, rows: Sequence[Example]) -> list[str]:
+    return ["\n".join(text) for row in rows[:PROMPTS] for text in classifier.texts(row)]
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
 def train(classifier: Classifier, rows: Sequence[Example], settings: ClassifySettings, run: Run, lora: bool) -> int:
-    """Train with transformers' Trainer. Returns the number of steps."""
-    inputs = []
-    for row in rows:
-        for text, target in zip(classifier.texts(row), classifier.targets(row), strict=True):
-            inputs.append({**classifier.encode(text), "labels": target})
+    """The training loop. Returns the number of steps."""
+    inputs = [
+        (row, classifier.encode(text), target)
+        for row in rows
+        for text, target in zip(classifier.texts(row), classifier.targets(row), strict=True)
+    ]
     steps = settings.max_steps or max(1, math.ceil(settings.epochs * len(inputs) / settings.batch_size))
     width = classifier.model.config.hidden_size
     usual = LORA_RATE * math.sqrt(256 / width) if lora else FULL_RATE * math.sqrt(384 / width)
-    constant = "constant_with_warmup" if settings.warmup else "constant"
-    place = classifier.model.device.type
-    seed = derive(settings.seed, "classify") % 2**32
-    arguments = TrainingArguments(
-        output_dir=str(run.path / "checkpoints"),
-        max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate or usual,
-        lr_scheduler_type=constant if settings.schedule == "constant" else "linear",
-        warmup_steps=math.ceil(settings.warmup * steps),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        seed=seed,
-        data_seed=seed,
-        bf16=place == "cuda" and settings.dtype == "auto",
-        use_cpu=place == "cpu",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=place == "cuda",
-        remove_unused_columns=False,
-    )
-    with Meter(f"classify {classifier.task.name}", steps) as meter:
-        trainer = Trainer(
-            model=classifier.model,
-            args=arguments,
-            train_dataset=inputs,
-            data_collator=lambda batch: _collate(classifier, batch),
-            callbacks=[_Log(run, meter, settings.batch_size)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    with contextlib.suppress(OSError):
-        (run.path / "checkpoints").rmdir()  # Trainer makes the folder, used or not
+    base = settings.learning_rate or usual
+    named = {name: weight for name, weight in classifier.model.named_parameters() if weight.requires_grad}
+    weights = list(named.values())
+    optimizer = torch.optim.AdamW(_with_decay(weights, settings.weight_decay), lr=0.0)
+    parts: dict[str, Stateful] = {
+        "adapter" if lora else "model": Weights(named),
+        "optimizer": OptimizerState(optimizer, named),
+        "memory": Numbers(classifier.memory, "most"),
+    }
+    session = Session(run, parts, steps, settings.save_every, classifier.model.device)
+    with Meter(f"classify {classifier.task.name}", steps, done=session.step) as meter, session:
+        for step in session:
+            start = time.perf_counter()
+            chosen = [inputs[i] for i in batch_of(len(inputs), settings.batch_size, settings.seed, step)]
+            work = partial(gradient, classifier, chosen, settings.seed, step)
+            loss = classifier.memory.fitting("update", len(chosen), work, smallest=1)
+            rate = optim.rate_at(settings, base, step, steps)
+            norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm, _sources(classifier, chosen))
+            speed = len(chosen) / (time.perf_counter() - start)
+            record = {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate}
+            run.log({**record, "examples_per_second": speed})
+            meter.advance(1, loss=loss, examples_per_second=speed)
     return steps
 
 
-def _collate(classifier: Classifier, batch: list[dict[str, Any]]) -> dict[str, Any]:
-    labels = torch.tensor([row["labels"] for row in batch])
-    inputs = [{name: value for name, value in row.items() if name != "labels"} for row in batch]
-    return {**classifier.tokenizer.pad(inputs, return_tensors="pt"), "labels": labels}
+Input = tuple[Example, dict[str, Any], float | int]
+"""A row, one of its texts in tokens, and what the head should say of it."""
 
 
-class _Log(TrainerCallback):
-    """Writes every step to metrics.jsonl and moves the bar."""
+def batch_of(count: int, size: int, seed: int, step: int) -> list[int]:
+    """Which inputs a step sees: each comes once an epoch, in a fresh order; a batch may span two epochs."""
+    places = range(step * size, (step + 1) * size)
+    order = {
+        epoch: generator(seed, "order/classify", epoch).permutation(count) for epoch in {p // count for p in places}
+    }
+    return [int(order[place // count][place % count]) for place in places]
 
-    def __init__(self, run: Run, meter: Meter, batch_size: int) -> None:
-        self.run, self.meter, self.batch_size = run, meter, batch_size
-        self.start = 0.0
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.start = time.perf_counter()
+def gradient(classifier: Classifier, chosen: Sequence[Input], seed: int, step: int, most: int) -> float:
+    """The gradient of a step's loss, in the weights' `grad`; and the loss: the mean over the inputs.
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(f"the loss is {logs['loss']} at step {state.global_step}")
-        speed = self.batch_size / (time.perf_counter() - self.start)
-        known: dict[str, Any] = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
-        self.run.log({"step": state.global_step, **known, "examples_per_second": speed})
-        self.meter.advance(1, loss=logs["loss"], examples_per_second=speed)
+    Args:
+        classifier: model and head.
+        chosen: the step's inputs.
+        seed: of dropout, with the step.
+        step: number of the step.
+        most: inputs that go through the model at a time.
+    """
+    model = classifier.model
+    optim.clear(list(model.parameters()))
+    model.train()
+    torch.manual_seed(derive(seed, "dropout", step))
+    total, kind = 0.0, model.device.type
+    for start in range(0, len(chosen), most):
+        stop.poll()
+        part = chosen[start : start + most]
+        batch = classifier.tokenizer.pad([inputs for _, inputs, _ in part], return_tensors="pt").to(model.device)
+        targets = torch.tensor([target for _, _, target in part], device=model.device)
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            logits = model(**batch).logits.float()
+        loss = loss_of(logits, targets) / len(chosen)
+        if not math.isfinite(loss.item()):
+            check_finite("the logits are", _sources(classifier, part), logits)
+            raise not_finite("the loss is", _sources(classifier, part))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def loss_of(logits_BC: Tensor, target_B: Tensor) -> Tensor:
+    """Sum over the inputs: cross-entropy, or of numbers the squared error."""
+    if target_B.is_floating_point():
+        return F.mse_loss(logits_BC.squeeze(-1), target_B, reduction="sum")
+    return F.cross_entropy(logits_BC, target_B, reduction="sum")
+
+
+def _with_decay(weights: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Biases and the scales of normalisations do not decay: they are vectors, what decays are matrices."""
+    return [
+        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": decay},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _sources(classifier: Classifier, inputs: Sequence[Input]) -> list[Source]:
+    return [(classifier.task.name, row) for row, _, _ in inputs]

@@ -1,14 +1,17 @@
-"""The command line: one sub-command a room. Heavy imports happen inside the command, so that help is quick."""
+"""The command line: one sub-command a room. A command has two stages: `prepare` finds every mistake that can be found
+without the model, and only then the room with the heavy imports comes in and is handed what was prepared."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, did_you_mean
+from . import stop
+from .errors import Diverged, Halted, UserError, did_you_mean
 
 Args = Sequence[str]
 
@@ -22,14 +25,17 @@ def evaluate(args: Args) -> None:
 
     settings = _settings(EvaluateSettings, args, "evaluate")
     _need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
+    from .prepare import prepare_classifier_evaluation, prepare_evaluation
     from .run import command_of
 
     if settings.adapter is not None and command_of(settings.adapter) == "classify":
+        prepared = prepare_classifier_evaluation(settings)
         from .classify import evaluate as run_it
     else:
+        prepared = prepare_evaluation(settings)
         from .evaluate import evaluate as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
@@ -42,9 +48,12 @@ def sft(args: Args) -> None:
 
     settings = _settings(SftSettings, args, "sft")
     _need(settings, "task", "model" if settings.init is None else None)
+    from .prepare import prepare_training
+
+    prepared = prepare_training(settings)
     from .sft import sft as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     again = f" --data {settings.data}" if settings.data else ""
     _finish(run.path, results, f"rl4nlu ppo --task {settings.task}{again} --init {run.path}")
 
@@ -58,9 +67,12 @@ def ppo(args: Args) -> None:
 
     settings = _settings(PpoSettings, args, "ppo")
     _need(settings, "task", "model" if settings.init is None else None)
+    from .prepare import prepare_training
+
+    prepared = prepare_training(settings)
     from .ppo import ppo as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     before = f"{settings.init} " if settings.init else ""
     _finish(run.path, results, f"rl4nlu report {before}{run.path} --out report.html")
 
@@ -74,9 +86,12 @@ def classify(args: Args) -> None:
 
     settings = _settings(ClassifySettings, args, "classify")
     _need(settings, "task", "model")
+    from .prepare import prepare_classify
+
+    prepared = prepare_classify(settings)
     from .classify import classify as run_it
 
-    run, results = run_it(settings)
+    run, results = run_it(settings, prepared)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
@@ -92,10 +107,35 @@ def predict(args: Args) -> None:
     for name in ("input", "output"):
         if getattr(settings, name) is None:
             raise UserError(f"--{name} is missing; see: rl4nlu predict --help")
+    from .prepare import prepare_prediction
+
+    prepared = prepare_prediction(run, settings)
     from .predict import predict as run_it
 
-    count = run_it(run, settings)
+    count = run_it(run, settings, prepared)
     print(f"{count} answers are in {settings.output}")
+
+
+def resume(args: Args) -> None:
+    """Go on with a run that was stopped or killed: no step is lost that was saved.
+
+    rl4nlu resume runs/sst2-ppo
+    """
+    from .settings import ResumeSettings
+
+    path, rest = _run_folder(args, "resume")
+    settings = _settings(ResumeSettings, rest, "resume")
+    from .resume import function_of, rest_of
+    from .run import read_results
+
+    left = rest_of(path, settings)
+    if left.prepared is None:
+        print(f"{path} is finished")
+        results = read_results(path)
+    else:
+        found = left.prepared.settings
+        results = function_of(left.command, found)(found, left.prepared)[1]
+    _finish(path, results, f"rl4nlu report {path} --out report.html")
 
 
 def submit(args: Args) -> None:
@@ -234,6 +274,9 @@ def demo(args: Args) -> None:
     from .settings import DemoSettings
 
     settings = _settings(DemoSettings, args, "demo")
+    from .run import check_free
+
+    check_free(settings.out)
     from .demo import demo as run_it
 
     run_it(settings)
@@ -247,6 +290,7 @@ COMMANDS: dict[str, Callable[[Args], int | None]] = {
     "ppo": ppo,
     "classify": classify,
     "predict": predict,
+    "resume": resume,
     "submit": submit,
     "report": report,
     "suite": suite,
@@ -256,8 +300,12 @@ COMMANDS: dict[str, Callable[[Args], int | None]] = {
 
 
 def main(argv: Args | None = None) -> int:
-    """Run one sub-command. Returns the exit code: 0; 1 if runs of a suite failed; 2 for input that the user can mend; 3
-    for a run that diverged."""
+    """Run one sub-command.
+
+    Returns:
+        The exit code: 0; 1 if runs of a suite failed; 2 for input that the user can mend; 3 for a run that diverged, 4
+        for a full disk, 5 for too little memory; 143, 130, 138 or 129 where SIGTERM, SIGINT, SIGUSR1 or SIGHUP came.
+    """
     # waiting threads of GNU's OpenMP burn their core for long by default; beside another job that slows both manyfold
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     args = list(sys.argv[1:] if argv is None else argv)
@@ -274,21 +322,39 @@ def main(argv: Args | None = None) -> int:
     try:
         if args[0] not in COMMANDS:
             raise UserError(f"no command is called {args[0]!r}{did_you_mean(args[0], COMMANDS)}; see: rl4nlu --help")
-        return COMMANDS[args[0]](args[1:]) or 0
+        with stop.heeded():
+            return COMMANDS[args[0]](args[1:]) or 0
     except UserError as error:
         if debug:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
-        print(f"error: {error}; nothing was changed by this step: try a lower --learning-rate", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    except Halted as error:
+        print(f"error: {' '.join(str(error).split())}{_next_step(error)}", file=sys.stderr)
+        return error.exit_code
+    except stop.Interrupted as signal:
+        with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
+            print(f"stopped by {signal}{_what_is_kept(signal)}", file=sys.stderr)
+        return signal.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _next_step(error: Halted) -> str:
+    if isinstance(error, Diverged):
+        where = f"; the rows are in {error.run}/diverged.json" if error.run else ""
+        return (
+            f"; nothing was changed by this step{where}: look at the rows, or begin again with a lower --learning-rate"
+        )
+    return f"; then go on: rl4nlu resume {error.run}" if error.run else ""
+
+
+def _what_is_kept(signal: stop.Interrupted) -> str:
+    if signal.run is None:
+        return "; no run was begun" if not signal.kept else f"; {signal.kept}"
+    kept = f"; {signal.kept}" if signal.kept else ""
+    return f"{kept}; go on: rl4nlu resume {signal.run}"
 
 
 def _help() -> str:

@@ -1,5 +1,5 @@
 """What can be believed: confidence intervals over seeds, paired tests of two methods on the same rows, and the
-benchmarks' own averages."""
+benchmarks' own averages. scipy is imported where it is needed, so that a mistake is told before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from .metrics import METRICS, Judged, Outcome
 from .seeding import generator
@@ -23,6 +22,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, math.nan, math.nan
+    from scipy import stats
+
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return mean, mean - half, mean + half
 
@@ -55,6 +56,8 @@ def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
 
     The number of rows that only a has right is binomial with probability 1/2 then.
     """
+    from scipy import stats
+
     only_a = sum(a and not b for a, b in zip(right_a, right_b, strict=True))
     only_b = sum(b and not a for a, b in zip(right_a, right_b, strict=True))
     return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
@@ -107,6 +110,8 @@ def bootstrap_p(delta_R: np.ndarray, delta: float, documents: int) -> float:
     beyond = int(min(np.sum(delta_R <= 0), np.sum(delta_R >= 0)))
     if beyond >= 10:
         return min(1.0, 2 * (beyond + 1) / (len(delta_R) + 1))
+    from scipy import stats
+
     error = np.std(delta_R, ddof=1)
     tail = float(2 * stats.norm.sf(abs(delta) / error)) if error > 0 else 0.0
     return max(tail, 2.0 ** (1 - documents))

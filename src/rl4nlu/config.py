@@ -15,6 +15,7 @@ import tyro
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from . import files
 from .errors import UserError, did_you_mean
 from .settings import PRESETS, Frozen, Settings
 
@@ -83,7 +84,7 @@ def validate(kind: type[S], values: dict[str, Any]) -> S:
 
 def save(settings: Settings, path: Path) -> None:
     """Write settings as YAML that `parse` reads back."""
-    path.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    files.write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
 def command_line(command: str, settings: Frozen) -> str:

@@ -7,12 +7,12 @@ import time
 from .classify import classify
 from .config import validate
 from .evaluate import evaluate
-from .models import MINI, MINILM, encoder_at_hand
 from .ppo import ppo
 from .report import collect, differences, write_page
 from .run import claim
 from .settings import ClassifySettings, DemoSettings, EvaluateSettings, PpoSettings, SftSettings
 from .sft import sft
+from .sources import MINI, MINILM, encoder_at_hand
 from .tables import print_table
 from .tasks import find_all
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -17,16 +18,29 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-class Diverged(FloatingPointError):
-    """A number that is not finite turned up: nothing that came after it was kept. Exit code 3."""
+class Halted(Exception):
+    """A run cannot go on, and what was saved of it is whole."""
 
+    exit_code = 1
+    run: Path | None = None
+    """Its folder."""
+
+
+class Diverged(Halted, FloatingPointError):
+    """A number that is not finite turned up: nothing that came after it was kept."""
+
+    exit_code = 3
     rows: Sequence[Mapping[str, Any]] = ()
     """Where it came from, for the run's diverged.json."""
 
 
-class NoSpace(Exception):
-    """The disk is full: what was there before still stands. Exit code 4."""
+class NoSpace(Halted):
+    """The disk is full: what was there before still stands."""
+
+    exit_code = 4
 
 
-class OutOfMemory(Exception):
-    """Not even one row at a time fits into memory. Exit code 5."""
+class OutOfMemory(Halted):
+    """Not even one row at a time fits into memory."""
+
+    exit_code = 5

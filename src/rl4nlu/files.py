@@ -75,6 +75,15 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
 @contextlib.contextmanager
 def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
     """A folder to fill, which takes its place at the end of the block: it is the old one or the new one.

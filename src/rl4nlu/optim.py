@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .guards import not_finite
+from .guards import Source, not_finite
 from .models import Policy
-from .settings import TrainSettings
-from .tokens import Encoded
+from .settings import ClassifySettings, TrainSettings
 
 
 def steps_of(settings: TrainSettings, rows: int) -> int:
@@ -33,7 +32,7 @@ def base_rate(settings: TrainSettings, policy: Policy, at_width_256: float) -> f
     return settings.learning_rate or at_width_256 * math.sqrt(256 / width)
 
 
-def rate_at(settings: TrainSettings, base: float, step: int, steps: int) -> float:
+def rate_at(settings: TrainSettings | ClassifySettings, base: float, step: int, steps: int) -> float:
     """Learning rate of a step, a function of the step alone: linear warm-up, then linear decay or none."""
     warm = _ceil(settings.warmup * steps)
     if step < warm:
@@ -61,7 +60,7 @@ def apply(
     weights: Sequence[nn.Parameter],
     rate: float,
     max_norm: float,
-    rows: Sequence[Encoded] = (),
+    rows: Sequence[Source] = (),
 ) -> float:
     """Clip the gradients, step, clear them. Returns the norm before clipping.
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from .config import names, validate, with_preset
 from .errors import UserError, did_you_mean
+from .rewards import check_reward
 from .settings import RUNS, EvaluateSettings, PpoSettings, Settings, SuiteSettings
 from .tasks import find_all
 
@@ -308,8 +309,6 @@ def _validate_all(plan: Plan) -> None:
         for tried in product(*([one.tried for one in plan.candidates[group]] for group in groups)):
             settings = plan.settings(job, Path(), dict(zip(groups, tried, strict=True)))
             if isinstance(settings, PpoSettings) and settings.reward != PpoSettings().reward:
-                from .rewards import check_reward  # with torch: only where it is needed
-
                 check_reward(settings.reward, find_all(job.task))
             if job.tried and not settings.select_rows:  # type: ignore[attr-defined]
                 raise UserError(

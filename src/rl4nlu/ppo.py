@@ -34,14 +34,14 @@ from .guards import not_finite
 from .losses import Loss, expected_loss, ppo_loss, sft_loss
 from .mixture import Mixture
 from .models import Policy
-from .rewards import KLController, check_reward, token_rewards
+from .prepare import TrainingRows, prepare_training
+from .rewards import KLController, token_rewards
 from .run import Meter, Run
 from .seeding import generator
 from .selection import BestState
 from .session import Session
 from .settings import PpoSettings
 from .state import Numbers
-from .tasks import find_all
 from .tokens import Batch, Encoded, micro_batches
 from .training import parts_of, train_and_measure
 
@@ -51,12 +51,12 @@ BIAS_ROWS = 256
 """Training rows of each task on which the start's label bias is measured."""
 
 
-def ppo(settings: PpoSettings) -> tuple[Run, list[dict[str, Any]]]:
+def ppo(settings: PpoSettings, prepared: TrainingRows[PpoSettings] | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `ppo` command: train from the base model or another run's adapter, save, evaluate on the dev split."""
     extra = {"estimator": settings.estimator, "actions": "labels" if settings.over_labels else "free"}
     critic = settings.estimator == "gae"
-    check_reward(settings.reward, find_all(settings.task or ""))
-    return train_and_measure("ppo", settings, train, reference=True, critic=critic, extra=extra)
+    rows = prepared or prepare_training(settings)
+    return train_and_measure("ppo", rows, train, reference=True, critic=critic, extra=extra)
 
 
 def train(
@@ -213,7 +213,7 @@ def update(
             work = partial(goal.gradient, policy, rows, kinds, part)
             totals = policy.memory.fitting("update", settings.max_tokens, work)
             optim.clear(still)
-            of_part = [rollout.chosen[p] for p in part]
+            of_part = [rollout.chosen[p].source for p in part]
             totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm, of_part)
             if updates == 0 and goal.count:
                 first_ratio = totals["ratio"]
@@ -267,7 +267,7 @@ class Goal:
             at = [part[i] for i in batch.rows]
             loss = self.loss(policy, batch, at)
             if not math.isfinite(loss.parts["loss"]):
-                raise not_finite("the loss is", [self.rollout.chosen[p] for p in at])
+                raise not_finite("the loss is", [self.rollout.chosen[p].source for p in at])
             loss.total.backward()
             for name, value in loss.parts.items():
                 totals[name] += value

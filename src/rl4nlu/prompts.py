@@ -19,6 +19,7 @@ from .tasks import Example, Task
 TemplateName = Literal["plain", "verdict"]
 OPEN, CLOSE = "<verdict>", "</verdict>"
 REASONING = "Reasoning:"
+NO_CHAT_TEMPLATE = "--chat: this model's tokenizer has no chat template; leave --chat out"
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,14 @@ class Prompter:
         text, cue = self.prefix, self._body(example.fields)[1]
         return (self.chat(text.rstrip("\n")) if self.chat is not None else text) + cue
 
-    def fitted(self, example: Example, length: Callable[[str], int], limit: int) -> Prompt:
+    def fitted(self, example: Example, length: Callable[[str], int], limit: int, truncate: bool = True) -> Prompt:
         """The prompt, with its longest free field cut at the end until it has at most `limit` tokens.
 
         Args:
             example: the example.
             length: number of tokens of a text.
             limit: tokens that a prompt may have.
+            truncate: whether anything may be cut at all.
 
         Raises:
             UserError: prefix, question and the rest that may not be cut are too long already.
@@ -106,13 +108,20 @@ class Prompter:
         excess = length(prompt.text) - limit
         if excess <= 0:
             return prompt
+        if not truncate:
+            raise UserError(
+                f"row {example.id} of {self.task.name}: the prompt is {excess} tokens longer than the {limit} that "
+                "it may have; leave out --no-truncate to have it cut, or use fewer --shots, a longer --max-length or a "
+                "model with a longer context"
+            )
         fields = {name: text.strip() for name, text in example.fields.items()}
         while excess > 0:
             cuttable = [name for name in self.task.free if len(fields[name]) > 1]
             if not cuttable:
                 raise UserError(
                     f"row {example.id} of {self.task.name}: the prompt is {excess} tokens longer than the model's "
-                    "context although all that may be cut is cut; use fewer --shots or a model with a longer context"
+                    "context although all that may be cut is cut; use fewer --shots, a longer --max-length or a model "
+                    "with a longer context"
                 )
             name = max(cuttable, key=lambda name: length(fields[name]))
             tokens = length(fields[name])
@@ -188,7 +197,7 @@ def chat_wrapper(tokenizer: Any) -> Callable[[str], str]:
         UserError: the tokenizer has no chat template.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError("--chat: this model's tokenizer has no chat template; leave --chat out")
+        raise UserError(NO_CHAT_TEMPLATE)
 
     def wrap(message: str) -> str:
         turns = [{"role": "user", "content": message}]

@@ -188,7 +188,13 @@ def _right(run: RunView, row: dict[str, Any]) -> bool:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        try:
+            found += [json.loads(line)] if line else []
+        except ValueError:
+            raise UserError(f"{path}:{number}: not a JSON object; was the run stopped here? run it again") from None
+    return found
 
 
 def _text(path: Path) -> str:

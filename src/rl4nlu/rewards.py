@@ -1,6 +1,7 @@
 """An answer against its gold label -> a score; the per-token KL penalty and its controllers.
 
-The reward asks `Task.judge`, as the metric does. Shapes: B answers, A answer tokens, L labels, C = L + 1 answers.
+The reward asks `Task.judge`, as the metric does. torch is imported where it is needed only, so that a reward's name is
+checked without it. Shapes: B answers, A answer tokens, L labels, C = L + 1 answers.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .errors import UserError, did_you_mean
 from .soft_metrics import SOFT
 from .state import State
 from .tasks import Example, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RewardFunction = Callable[[Task, str | None, Example], float]
 """(task, label that was said or None, row) -> what it earns."""
@@ -119,6 +121,8 @@ class Reward:
         """
         if self._given is not None:
             return
+        import torch
+
         new: dict[str, Tensor] = {}
         tasks: dict[str, Task] = {}
         for (task, example), masses in zip(asked, said, strict=True):
@@ -152,6 +156,8 @@ def derivative(name: str, table_LC: Tensor, values_L: Tensor) -> tuple[float, Te
         table_LC: mass of each pair of gold label and answer; any total.
         values_L: the labels as numbers; only correlations read them.
     """
+    import torch
+
     table_LC = (table_LC / table_LC.sum()).double()
     blind_C = torch.full(table_LC.shape[1:], 1 / len(table_LC), dtype=torch.float64)
     blind_C[-1] = 0
@@ -225,6 +231,8 @@ def token_rewards(score_B: Tensor, logp_BA: Tensor, ref_logp_BA: Tensor, mask_BA
 
     Ziegler et al. 2019 (arXiv 1909.08593), equation 2. Returns (B, A), zero where the mask is False.
     """
+    import torch
+
     assert logp_BA.shape == ref_logp_BA.shape == mask_BA.shape
     assert score_B.shape == logp_BA.shape[:1]
     penalty_BA = torch.where(mask_BA, -kl_coef * (logp_BA - ref_logp_BA), 0.0)

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import config, files, settings
-from .errors import Diverged, NoSpace, OutOfMemory, UserError
+from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError
 from .stop import Interrupted
 from .tasks.own import dump, is_file
 
@@ -34,6 +34,9 @@ class Run:
     space), diverged, or failed.
     """
 
+    HOME = Path("runs")
+    """Where runs go whose folder is not named."""
+
     def __init__(self, path: Path, reopened: bool = False) -> None:
         """
         Args:
@@ -49,6 +52,20 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.identity: Mapping[str, Any] = {}
         self._lock = _lock(path)
+
+    @classmethod
+    def begin(cls, command: str, settings: settings.Settings, reopened: bool) -> Run:
+        """`create`, or go on with the run in the settings' folder.
+
+        Raises:
+            UserError: the folder is not as it should be, or another process works in it.
+        """
+        if not reopened:
+            return cls.create(command, settings)
+        assert settings.out is not None
+        run = cls(settings.out, reopened=True)
+        run.note("running")
+        return run
 
     @classmethod
     def create(cls, command: str, settings: settings.Settings) -> Run:
@@ -78,7 +95,7 @@ class Run:
         self.identity = identity
         file = self.path / "identity.json"
         if self.reopened and file.is_file():
-            check_same(self.path, _json(file), identity)
+            check_same(self.path, files.read_json(file), identity)
         else:
             files.write_json(file, identity)
 
@@ -107,9 +124,21 @@ class Run:
         self.predictions.cut(kept[-1][0] if kept else before)
         return [row for _, row in kept]
 
-    def results(self) -> list[dict[str, Any]]:
-        """The results so far."""
-        return read_results(self.path) if (self.path / "results.json").is_file() else []
+    def each(self, names: Sequence[str], work: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+        """A result for each task, written as it comes; those of a reopened run that are there already are kept.
+
+        Args:
+            names: of the tasks.
+            work: the task's number -> its result.
+        """
+        there = (self.path / "results.json").is_file()
+        results = read_results(self.path)[: len(names)] if self.reopened and there else []
+        if [result.get("task") for result in results] != list(names[: len(results)]):
+            results = []
+        for number in range(len(results), len(names)):
+            results.append(work(number))
+            self.write_results(results)
+        return results
 
     def write_results(self, results: list[dict[str, Any]]) -> None:
         """Replace results.json by all results so far, in one step."""
@@ -130,10 +159,12 @@ class Run:
                 self.note("finished")
             else:
                 self.note(ENDS.get(type(error), "failed"), str(error) or type(error).__name__)
+            if isinstance(error, Diverged):
+                files.write_json(self.path / "diverged.json", {"what": str(error), "rows": error.rows})
         if self._lock is not None:
             self._lock.close()
-        if isinstance(error, Interrupted | NoSpace | Diverged | OutOfMemory):
-            error.run = self.path  # type: ignore[union-attr]
+        if isinstance(error, Interrupted | Halted):
+            error.run = self.path
 
 
 def _lock(path: Path) -> IO[str] | None:
@@ -151,7 +182,7 @@ def _lock(path: Path) -> IO[str] | None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        status = _json(path / STATUS)
+        status = files.read_json(path / STATUS)
         who = f"process {status.get('process', '?')} on {status.get('host', '?')}"
         raise UserError(f"{path} is in use by {who}: wait for it or stop it, or name another folder (--out)") from None
     return lock
@@ -160,7 +191,7 @@ def _lock(path: Path) -> IO[str] | None:
 def status_of(path: Path) -> str:
     """How far a run is: running, finished, stopped, diverged, failed; killed, if it says running and nobody works in
     it. Empty for what is no run folder, or one of an older version."""
-    state = _json(path / STATUS).get("state", "")
+    state = files.read_json(path / STATUS).get("state", "")
     if state == "running":
         try:
             lock = _lock(path)
@@ -198,14 +229,6 @@ def check_same(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> N
         )
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Results of a run folder.
 
@@ -219,8 +242,10 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         content = json.loads(file.read_text(encoding="utf-8"))
         assert content["schema"] == SCHEMA
         return content["results"]
-    except (json.JSONDecodeError, KeyError, TypeError, AssertionError):
-        raise UserError(f"{file}: not a results file of schema {SCHEMA}") from None
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(
+            f"{file}: not a results file of schema {SCHEMA}; give the folder of a run of this version, or run it again"
+        ) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -254,7 +279,7 @@ def claim(out: Path | None, name: str) -> Path:
     check_free(out)
     n = 1
     while True:
-        path = out or Path("runs") / f"{name}-{n}"
+        path = out or Run.HOME / f"{name}-{n}"
         try:
             path.mkdir(parents=True, exist_ok=out is not None)
             return path
@@ -265,10 +290,10 @@ def claim(out: Path | None, name: str) -> Path:
 
 
 def check_free(path: Path | None) -> None:
-    """Nothing is ever written over: a run folder must be new or empty.
+    """Nothing is ever written over: a run folder must be new or empty, and can be made.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is none of these.
     """
     if path is not None and path.exists():
         if not path.is_dir():
@@ -276,6 +301,10 @@ def check_free(path: Path | None) -> None:
         if any(path.iterdir()):
             on = f"go on with it (rl4nlu resume {path})" if (path / STATUS).is_file() else "remove this one first"
             raise UserError(f"--out {path} is not empty: name another folder, or {on}")
+    if path is not None:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
+            raise UserError(f"--out {path}: cannot make this folder in {above}; name another one")
 
 
 class Meter:

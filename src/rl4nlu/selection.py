@@ -11,22 +11,8 @@ from torch import Tensor
 from .ask import Question, ask
 from .metrics import value_of
 from .models import Policy
-from .seeding import generator
 from .settings import TrainSettings
 from .state import State
-from .tasks import Example
-
-
-def hold_out(
-    examples: Sequence[Example], settings: TrainSettings, tasks: int = 1
-) -> tuple[list[Example], list[Example]]:
-    """Training rows, and those held out of them: the task's share of `select_rows`, but at most a tenth; chosen by the
-    seed."""
-    count = min(-(-settings.select_rows // tasks), len(examples) // 10)
-    order = generator(settings.seed, "held-out").permutation(len(examples))
-    held = set(order[:count].tolist())
-    rest = [example for i, example in enumerate(examples) if i not in held]
-    return rest, [examples[i] for i in sorted(held)]
 
 
 class BestState:

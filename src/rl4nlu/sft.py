@@ -17,6 +17,7 @@ from .guards import check_finite, not_finite
 from .losses import sft_loss
 from .mixture import Mixture
 from .models import Policy
+from .prepare import TrainingRows, prepare_training
 from .run import Meter, Run
 from .seeding import derive
 from .selection import BestState
@@ -29,9 +30,9 @@ LEARNING_RATE = 1e-3
 """At width 256; see optim.base_rate."""
 
 
-def sft(settings: SftSettings) -> tuple[Run, list[dict[str, Any]]]:
+def sft(settings: SftSettings, prepared: TrainingRows[SftSettings] | None = None) -> tuple[Run, list[dict[str, Any]]]:
     """The `sft` command: train, save the adapter, evaluate on the dev split."""
-    return train_and_measure("sft", settings, train)
+    return train_and_measure("sft", prepared or prepare_training(settings), train)
 
 
 def train(
@@ -57,7 +58,7 @@ def train(
             rate = optim.rate_at(settings, base, step, steps)
             if best.is_due(step + 1):
                 session.hold()
-            norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm, chosen)
+            norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm, [row.source for row in chosen])
             speed = len(chosen) / (time.perf_counter() - start)
             record = {"step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate}
             run.log({**record, "examples_per_second": speed, **best.after(step + 1)})
@@ -79,7 +80,7 @@ def gradient(policy: Policy, chosen: Sequence[Encoded], settings: SftSettings, s
         scores = score(policy.model, batch, policy.shared)
         part = sft_loss(scores.logp_BKA[:, 0], batch.answer_mask_BKA[:, 0], count)
         if not math.isfinite(part.parts["loss"]):
-            rows = [chosen[i] for i in batch.rows]
+            rows = [chosen[i].source for i in batch.rows]
             check_finite("the log-probabilities are", rows, scores.logp_BKA)
             raise not_finite("the loss is", rows)
         part.total.backward()

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
@@ -23,8 +24,10 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
-        self.kept: str | None = None
-        """Where the work is that was saved, in words."""
+        self.run: Path | None = None
+        """The folder of the run that was at work."""
+        self.kept = ""
+        """What is saved of it, in words."""
 
     @property
     def exit_code(self) -> int:

@@ -26,7 +26,7 @@ from .tables import main_metric, print_differences, print_table
 from .workers import Outcome, Work, Workers, finished, read_sources
 
 INHERITED = ("model", "template", "chat", "max_length", "lora", "shots", "reason", "data")
-"""What a run takes from the one it starts from where nothing else is said (evaluate.follow)."""
+"""What a run takes from the one it starts from where nothing else is said (trained.follow)."""
 
 
 def suite(settings: SuiteSettings) -> int:

@@ -36,6 +36,11 @@ class Encoded:
     """Tokens between what the model writes first (`Prompter.reason`) and the answer."""
 
     @property
+    def source(self) -> tuple[str, Example]:
+        """The row, and the name of its task."""
+        return self.prompter.task.name, self.prompt.example
+
+    @property
     def gold(self) -> int:
         """Index of the right answer; every training row has one."""
         assert self.prompt.gold is not None
@@ -64,9 +69,10 @@ class Encoder:
     a tokenizer may add a space to a lone answer. Where a token straddles the border, the prompt ends before it.
     """
 
-    def __init__(self, tokenizer: Any, prompter: Prompter, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, prompter: Prompter, max_length: int, truncate: bool = True) -> None:
         self.tokenizer = tokenizer
         self.prompter = prompter
+        self.truncate = truncate
         # a chat template writes its own beginning-of-sequence token
         self._special = prompter.chat is None
         self.longest_answer = max(map(len, self._ids(["x" + answer for answer in prompter.answers])))
@@ -77,10 +83,10 @@ class Encoder:
             self.longest_prompt -= prompter.reason + len(self._bridge)
 
     def encode(self, example: Example) -> Encoded:
-        """Tokens of the prompt (cut to fit) and of every answer of the closed set."""
+        """Tokens of the prompt (cut to fit, if that is allowed) and of every answer of the closed set."""
         prompt = self.prompter.prompt(example)
         if self.may_be_too_long(prompt):
-            prompt = self.prompter.fitted(example, lambda text: len(self._ids([text])[0]), self.longest_prompt)
+            prompt = self.prompter.fitted(example, self._length, self.longest_prompt, self.truncate)
         return self.encode_prompt(prompt)
 
     def encode_prompt(self, prompt: Prompt) -> Encoded:
@@ -100,6 +106,9 @@ class Encoder:
     def may_be_too_long(self, prompt: Prompt) -> bool:
         """Without tokenising: no text has more tokens than bytes, but for a few special ones."""
         return len(prompt.text.encode()) + 8 > self.longest_prompt
+
+    def _length(self, text: str) -> int:
+        return len(self._ids([text])[0])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=self._special, verbose=False)["input_ids"]

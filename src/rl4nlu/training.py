@@ -1,20 +1,27 @@
-"""What every training command does around its loop: load and check all rows first, train, save, evaluate on dev."""
+"""What every training command does around its loop: encode and check all rows first, train, save, evaluate on dev."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from . import data
+import torch
+
+from . import files, stop
 from .ask import Question, encode
 from .card import write_card
-from .evaluate import continue_from, load_rows, measure, present
+from .checkpoint import KEEP, OptimizerState, Weights
+from .errors import UserError
+from .evaluate import measure
+from .identity import PROMPTS, identity_of
 from .mixture import Mixture
 from .models import Policy, load_policy
-from .run import Run, check_free
-from .selection import hold_out
+from .prepare import Rows, TrainingRows
+from .run import Run
 from .settings import TrainSettings
-from .tasks import find_all
+from .state import Numbers, Stateful
+from .tasks import Task
 
 T = TypeVar("T", bound=TrainSettings)
 Loop = Callable[[Policy, Mixture, list[Question], T, Run], tuple[int, dict[str, Any]]]
@@ -23,41 +30,26 @@ Loop = Callable[[Policy, Mixture, list[Question], T, Run], tuple[int, dict[str, 
 
 def train_and_measure(
     method: str,
-    settings: T,
+    rows: TrainingRows[T],
     loop: Loop[T],
     reference: bool = False,
     critic: bool = False,
     extra: Mapping[str, Any] | None = None,
 ) -> tuple[Run, list[dict[str, Any]]]:
-    """Run a training command from its settings to its results.
+    """Run a training command from its rows to its results, or go on with one that was stopped.
 
     Args:
         method: sft or ppo.
-        settings: of the command; what an adapter to start from brings along is added.
+        rows: what to work on, and the settings, with what an adapter to start from brings along.
         loop: the training loop.
         reference: keep the adapter to start from as the frozen reference.
         critic: give the policy a value head.
         extra: more entries for results.json.
 
     Raises:
-        UserError: something in settings, rows or model is not as it should be; nothing was written then.
+        UserError: something in rows or model is not as it should be; nothing was written then.
     """
-    check_free(settings.out)
-    settings = continue_from(settings)
-    tasks = present(find_all(settings.task or ""), settings.data, lambda task: [settings.split or task.eval_split])
-    taught = present(
-        list({data.training_task(task).name: data.training_task(task) for task in tasks}.values()),
-        settings.data,
-        lambda task: ["train"],
-    )
-    tasks = [task for task in tasks if data.training_task(task) in taught]
-    learnt, held = {}, {}
-    for task in taught:
-        rows = load_rows(task, "train", settings, settings.limit)
-        learnt[task.name], held[task.name] = hold_out(rows, settings, len(taught))
-    dev_rows = {
-        task.name: load_rows(task, settings.split or task.eval_split, settings, settings.eval_limit) for task in tasks
-    }
+    settings = rows.settings
     policy = load_policy(
         settings.model or "",
         settings.device,
@@ -71,23 +63,65 @@ def train_and_measure(
         policy.add_value_head()
         if settings.init is not None:
             policy.load_value_head(settings.init)
-    mixture = Mixture([encode(policy, task, settings, learnt[task.name]) for task in taught], settings, method)
-    held_out = [encode(policy, task, settings, held[task.name]) for task in taught]
-    dev = [encode(policy, task, settings, dev_rows[task.name]) for task in tasks]
+
+    def encoded(tasks: list[Task], of: Rows) -> list[Question]:
+        return [encode(policy, task, settings, of[task.name], rows.shots[task.name]) for task in tasks]
+
+    mixture = Mixture(encoded(rows.taught, rows.learnt), settings, method)
+    held_out, dev = encoded(rows.taught, rows.held), encoded(rows.tasks, rows.dev)
     for name, questions in (("training", mixture.questions), ("evaluation", dev)):
         for question in questions:
             if question.rows.cut:
                 cut = f"{question.rows.cut} of {len(question.rows)}"
                 print(f"{question.task.name}: {cut} {name} prompts were too long and were cut")
-    run = Run.create(method, settings)
-    steps, best = loop(policy, mixture, held_out, settings, run)
-    policy.save(run.path)
-    found = {**(extra or {}), "train_rows": sum(map(len, learnt.values())), "steps": steps, **best}
-    if len(taught) > 1:
-        found["trained_on"] = list(learnt)
-    results: list[dict[str, Any]] = []
-    for question in dev:
-        results.append(measure(policy, question, settings, method, run=run, extra=found))
-        run.write_results(results)
-    write_card(run, settings, results)
+    if not rows.reopened:
+        check_space(settings.out, policy.trainable())
+    examples = [*rows.learnt.values(), *rows.held.values(), *rows.dev.values()]
+    prompts = [row.prompt.text for one in (*mixture.questions, *dev) for row in one.rows[:PROMPTS]]
+    with Run.begin(method, settings, rows.reopened) as run:
+        run.about(identity_of(settings, examples, prompts, policy.model))
+        steps, best = loop(policy, mixture, held_out, settings, run)
+        with stop.deferred():
+            policy.save(run.path)
+            found = {**(extra or {}), "train_rows": sum(map(len, rows.learnt.values())), "steps": steps, **best}
+            if len(rows.taught) > 1:
+                found["trained_on"] = list(rows.learnt)
+            names = [question.task.name for question in dev]
+            results = run.each(names, lambda i: measure(policy, dev[i], settings, method, run, found))
+            write_card(run, settings, results)
     return run, results
+
+
+def parts_of(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Stateful]:
+    """What every training of a policy has to remember."""
+    named = policy.named_trainable()
+    head = {name: weight for name, weight in named.items() if name.startswith("value_head.")}
+    return {
+        "adapter": Weights({name: weight for name, weight in named.items() if name not in head}),
+        **({"value_head": Weights(head)} if head else {}),
+        "optimizer": OptimizerState(optimizer, named),
+        "policy": Numbers(policy, "label_bias"),
+        "memory": Numbers(policy.memory, "most"),
+    }
+
+
+def check_space(out: Path | None, weights: Sequence[torch.nn.Parameter], copies: int = 4) -> None:
+    """Whether the disk has room for the run's checkpoints: those that are kept, one that is being written, and what
+    is trained at the end.
+
+    Args:
+        out: the run's folder, as set.
+        weights: those that are trained.
+        copies: tensors of their size in a checkpoint: themselves, the optimizer's two moments, the best state.
+
+    Raises:
+        UserError: it has not.
+    """
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    needed, free = size * (copies * (KEEP + 1) + 1), files.free_bytes(out or Run.HOME)
+    if free < needed:
+        where = f"--out {out}" if out else "the disk"
+        raise UserError(
+            f"{where}: checkpoints need about {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; free some, or "
+            "name a folder on another disk with --out"
+        )

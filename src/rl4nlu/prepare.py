@@ -1,0 +1,313 @@
+"""What a command works on: its settings with what an adapter brings along, its tasks, every row of them, read and
+checked. Nothing here imports torch, so that a mistake that can be found without the model is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from . import data
+from .config import validate
+from .errors import UserError
+from .prompts import NO_CHAT_TEMPLATE, choose_shots
+from .rewards import check_reward
+from .rows import read_rows
+from .run import check_free, command_of
+from .seeding import generator
+from .settings import (
+    ClassifySettings,
+    EvaluateSettings,
+    PpoSettings,
+    PredictSettings,
+    PromptSettings,
+    Settings,
+    TrainSettings,
+)
+from .sources import MINI, lacks_chat_template, source_of
+from .tasks import Example, Task, find, find_all
+from .tasks.own import is_file
+from .trained import check_labels, classifier_source, continue_from, follow, own_task, trained_classifier
+
+T = TypeVar("T", bound=TrainSettings)
+Rows = dict[str, list[Example]]
+"""Task -> its rows."""
+Shots = dict[str, tuple[Example, ...]]
+"""Task -> the rows that stand in each of its prompts."""
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+
+
+@dataclass(frozen=True)
+class TrainingRows(Generic[T]):
+    """What `sft` and `ppo` work on."""
+
+    settings: T
+    tasks: list[Task]
+    """To evaluate on."""
+    taught: list[Task]
+    """Whose training rows are learnt."""
+    learnt: Rows
+    held: Rows
+    """Training rows that are kept apart to choose the best state by."""
+    dev: Rows
+    shots: Shots
+    reopened: bool = False
+    """Go on with the run in the settings' folder."""
+
+
+@dataclass(frozen=True)
+class EvaluationRows:
+    """What `evaluate` works on, with a prompt or with a classifier."""
+
+    settings: EvaluateSettings
+    tasks: list[Task]
+    rows: Rows
+    shots: Shots
+    reopened: bool = False
+    """Go on with the run in the settings' folder."""
+
+
+@dataclass(frozen=True)
+class ClassifyRows:
+    """What `classify` works on."""
+
+    settings: ClassifySettings
+    task: Task
+    train: list[Example]
+    dev: list[Example]
+    reopened: bool = False
+    """Go on with the run in the settings' folder."""
+
+
+@dataclass(frozen=True)
+class PredictionRows:
+    """What `predict` works on."""
+
+    task: Task
+    rows: list[Example]
+    asked: EvaluateSettings | None
+    """How the prompts are written; None: a classifier answers, which takes none."""
+    shots: tuple[Example, ...] = ()
+
+
+# -- the commands ------------------------------------------------------------------------------------------------------
+
+
+def prepare_training(settings: T, reopened: bool = False) -> TrainingRows[T]:
+    """Everything that `sft` and `ppo` need but the model.
+
+    Raises:
+        UserError: something in settings or rows is not as it should be.
+    """
+    if not reopened:
+        check_free(settings.out)
+    settings = continue_from(settings)
+    if isinstance(settings, PpoSettings):
+        check_reward(settings.reward, find_all(settings.task or ""))
+    _check_model(settings)
+    tasks = _with_rows(settings)
+    taught = present(
+        list({data.training_task(task).name: data.training_task(task) for task in tasks}.values()),
+        settings.data,
+        lambda task: ["train"],
+    )
+    tasks = [task for task in tasks if data.training_task(task) in taught]
+    learnt, held = {}, {}
+    for task in taught:
+        rows = load_rows(task, "train", settings, settings.limit)
+        learnt[task.name], held[task.name] = hold_out(rows, settings, len(taught))
+    dev = _rows(tasks, settings, settings.eval_limit)
+    return TrainingRows(settings, tasks, taught, learnt, held, dev, _shots([*tasks, *taught], settings), reopened)
+
+
+def prepare_evaluation(settings: EvaluateSettings, reopened: bool = False) -> EvaluationRows:
+    """Everything that `evaluate` needs but the model, where it prompts a language model.
+
+    Raises:
+        UserError: something in settings or rows is not as it should be.
+    """
+    if not reopened:
+        check_free(settings.out)
+    if settings.adapter is not None:
+        settings = follow(settings.adapter, settings)
+    _check_model(settings)
+    tasks = _with_rows(settings)
+    return EvaluationRows(settings, tasks, _rows(tasks, settings, settings.limit), _shots(tasks, settings), reopened)
+
+
+def prepare_classify(settings: ClassifySettings, reopened: bool = False) -> ClassifyRows:
+    """Everything that `classify` needs but the model.
+
+    Raises:
+        UserError: something in settings or rows is not as it should be.
+    """
+    if not reopened:
+        check_free(settings.out)
+    if "," in (settings.task or ""):
+        raise UserError(f"--task {settings.task}: a classifier has one head, for one task; sft and ppo take several")
+    task = find(settings.task or "")
+    _check_model(settings)
+    rows = load_rows(data.training_task(task), "train", settings, settings.limit)
+    return ClassifyRows(settings, task, rows, _rows([task], settings, settings.eval_limit)[task.name], reopened)
+
+
+def prepare_classifier_evaluation(settings: EvaluateSettings, reopened: bool = False) -> EvaluationRows:
+    """Everything that `evaluate` needs but the model, where that is a classifier.
+
+    Raises:
+        UserError: a prompting setting is given, a task has other labels, or rows are not as they should be.
+    """
+    if not reopened:
+        check_free(settings.out)
+    source = settings.adapter
+    assert source is not None
+    for name in ("template", "chat", "shots", "decode", "answer_tokens", "unparsable", "calibrate"):
+        if getattr(settings, name) != EvaluateSettings.model_fields[name].default:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag}: {source} is a classifier, which takes no prompt; leave {flag} out")
+    trained = trained_classifier(source)
+    chosen = settings.task or own_task(source, trained.task)
+    settings = settings.model_copy(
+        update={"task": chosen, "data": settings.data or trained.data, "model": trained.model}
+    )
+    _check_device(settings.device)
+    classifier_source(source)
+    for task in find_all(chosen):
+        check_labels(source, task)
+    tasks = _with_rows(settings)
+    return EvaluationRows(settings, tasks, _rows(tasks, settings, settings.limit), {}, reopened)
+
+
+def prepare_prediction(run: Path, settings: PredictSettings) -> PredictionRows:
+    """Everything that `predict` needs but the model.
+
+    Raises:
+        UserError: the run holds no model, a row lacks a field, or the output file is there already.
+    """
+    assert settings.input is not None
+    assert settings.output is not None
+    if settings.output.exists():
+        raise UserError(f"--output {settings.output} is there already: name another file, or remove this one first")
+    if not settings.output.absolute().parent.is_dir():
+        raise UserError(f"--output {settings.output}: its folder does not exist; make it first")
+    asked = None
+    if command_of(run) == "classify":
+        if settings.decode != "score":
+            raise UserError(
+                f"--decode {settings.decode}: {run} is a classifier, which generates no text; leave --decode out"
+            )
+        _check_device(settings.device)
+        classifier_source(run)
+        task = one_task(run, settings.task or own_task(run, trained_classifier(run).task))
+        check_labels(run, task)
+    else:
+        values = {name: getattr(settings, name) for name in ("task", "decode", "device", "dtype", "max_tokens", "seed")}
+        asked = follow(run, validate(EvaluateSettings, {**values, "adapter": run}))
+        _check_model(asked)
+        task = one_task(run, asked.task or "")
+    located = read_rows(settings.input, quoted=task.table is not None)
+    rows = [data.example_from_fields(task, row, where) for where, row in located]
+    if not rows:
+        raise UserError(f"{settings.input}: the file has a header and no row; put the rows to answer below it")
+    return PredictionRows(task, rows, asked, () if asked is None else shots_of(task, asked))
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def present(tasks: Sequence[Task], folder: Path | None, splits: Callable[[Task], Sequence[str]]) -> list[Task]:
+    """Of several tasks those whose splits have files; the others are named and left out. One alone is kept, so that
+    what it lacks is said when it is loaded.
+
+    Raises:
+        UserError: none has.
+    """
+    if len(tasks) == 1:
+        return list(tasks)
+    kept = []
+    for task in tasks:
+        absent = [split for split in splits(task) if not data.available(task, split, folder)]
+        if absent:
+            print(f"{task.name}: no {absent[0]} rows in {folder or 'the bundle'}, left out")
+        else:
+            kept.append(task)
+    if not kept:
+        raise UserError(
+            f"none of these tasks has rows in {folder}; --data should hold them as glue/RTE/train.tsv and so on"
+        )
+    return kept
+
+
+def load_rows(task: Task, split: str, settings: Settings, limit: int | None) -> list[Example]:
+    """At most `limit` rows of a split, from where the settings say."""
+    return data.load(task, split, settings.data, limit, settings.max_bad_rows)
+
+
+def hold_out(
+    examples: Sequence[Example], settings: TrainSettings, tasks: int = 1
+) -> tuple[list[Example], list[Example]]:
+    """Training rows, and those held out of them: the task's share of `select_rows`, but at most a tenth; chosen by the
+    seed."""
+    count = min(-(-settings.select_rows // tasks), len(examples) // 10)
+    order = generator(settings.seed, "held-out").permutation(len(examples))
+    held = set(order[:count].tolist())
+    rest = [example for i, example in enumerate(examples) if i not in held]
+    return rest, [examples[i] for i in sorted(held)]
+
+
+def shots_of(task: Task, settings: PromptSettings) -> tuple[Example, ...]:
+    """The training rows that stand in every prompt of a task.
+
+    Raises:
+        UserError: there are fewer than `--shots`.
+    """
+    if not settings.shots:
+        return ()
+    rows = load_rows(data.training_task(task), "train", settings, None)
+    return choose_shots(task, rows, settings.shots, settings.seed)
+
+
+def one_task(run: Path, names: str) -> Task:
+    """The task whose question is asked of new rows.
+
+    Raises:
+        UserError: it could be several.
+    """
+    tasks = find_all(names)
+    if len(tasks) > 1:
+        # of the user's own the file: their names are known to results only
+        known = ", ".join(name for part in names.split(",") for name in _spelt(part))
+        raise UserError(f"{run} was trained on several tasks: say with --task whose question to ask ({known})")
+    return tasks[0]
+
+
+def _spelt(part: str) -> list[str]:
+    """What --task takes for the tasks that a part of a list means."""
+    return [part] if is_file(part) else [task.name for task in find_all(part)]
+
+
+def _with_rows(settings: Settings) -> list[Task]:
+    return present(find_all(settings.task or ""), settings.data, lambda task: [settings.split or task.eval_split])
+
+
+def _rows(tasks: Iterable[Task], settings: Settings, limit: int | None) -> Rows:
+    return {task.name: load_rows(task, settings.split or task.eval_split, settings, limit) for task in tasks}
+
+
+def _shots(tasks: Iterable[Task], settings: PromptSettings) -> Shots:
+    return {name: shots_of(task, settings) for name, task in {task.name: task for task in tasks}.items()}
+
+
+def _check_model(settings: Settings) -> None:
+    _check_device(settings.device)
+    source = source_of(settings.model or MINI)
+    if isinstance(settings, PromptSettings) and settings.chat and lacks_chat_template(source):
+        raise UserError(NO_CHAT_TEMPLATE)
+
+
+def _check_device(name: str) -> None:
+    """Whether there can be such a device; whether this machine has it torch alone can tell."""
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (":" in name and not number.isdecimal()):
+        raise UserError(f"--device {name}: no such device; use auto, cpu or cuda")

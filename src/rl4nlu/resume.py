@@ -1,0 +1,130 @@
+"""Go on with a run that was stopped or killed. Read and checked without torch, as every command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .config import read_yaml, validate
+from .errors import UserError, did_you_mean
+from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
+from .run import STATUS, Run, command_of, read_results, status_of
+from .settings import RUNS, ClassifySettings, EvaluateSettings, PpoSettings, ResumeSettings, Settings, SftSettings
+from .tasks.own import is_file
+from .trained import own_task
+
+Results = list[dict[str, Any]]
+PATHS = ("data", "init", "adapter", "model")
+"""Settings that may be relative to the folder in which the run was begun."""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left of a run."""
+
+    command: str
+    prepared: Any
+    """The rows, as `prepare` gives them; None: nothing is left."""
+
+
+def rest_of(path: Path, settings: ResumeSettings | None = None) -> Rest:
+    """What is left of a run, checked.
+
+    Args:
+        path: the run folder.
+        settings: what differs from then.
+
+    Raises:
+        UserError: it is no run, another process works in it, or what it needs is not there any more.
+    """
+    if not path.is_dir():
+        near = did_you_mean(path.name, [one.name for one in path.parent.glob("*/")] if path.parent.is_dir() else [])
+        raise UserError(f"{path}: no such run folder{near}; the first line of every run says where it writes")
+    if (path / "suite.json").is_file():
+        raise UserError(f"{path} is the folder of a suite: give its command again, it goes on where it was")
+    command = command_of(path)
+    if command not in RUNS or not (path / "config.yaml").is_file():
+        raise UserError(
+            f"{path} holds no run that could be gone on with (no command.txt, no config.yaml); remove it and make the "
+            "run again"
+        )
+    state = status_of(path)
+    if state == "finished":
+        return Rest(command, None)
+    if state == "running":
+        raise UserError(f"{path}: the run is at work in another process; wait for it, or stop it")
+    return Rest(command, prepare(command, saved_settings(path, command, settings)))
+
+
+def saved_settings(path: Path, command: str, settings: ResumeSettings | None = None) -> Settings:
+    """The settings of a run, as they are to be understood here and now."""
+    values = read_yaml(path / "config.yaml")
+    begun_in = Path(str(files.read_json(path / "environment.json").get("folder", ".")))
+    for name in PATHS:
+        given = values.get(name)
+        if given and not Path(given).exists() and (begun_in / given).exists():
+            values[name] = str(begun_in / given)
+    if any(map(is_file, (values.get("task") or "").split(","))):
+        values["task"] = own_task(path, values["task"])
+    changes = {} if settings is None else settings.model_dump(exclude_none=True)
+    known = RUNS[command].model_fields
+    for name in changes:
+        if name not in known:
+            raise UserError(f"--{name.replace('_', '-')}: {command} has no such setting; leave it out")
+    return validate(RUNS[command], {**values, **changes, "out": path})
+
+
+def prepare(command: str, settings: Settings, reopened: bool = True) -> Any:
+    """The rows that a command works on.
+
+    Raises:
+        UserError: something in settings or rows is not as it should be.
+    """
+    if isinstance(settings, SftSettings | PpoSettings):
+        return prepare_training(settings, reopened)
+    if isinstance(settings, ClassifySettings):
+        return prepare_classify(settings, reopened)
+    assert isinstance(settings, EvaluateSettings), f"{command} makes no run"
+    if settings.adapter is not None and command_of(settings.adapter) == "classify":
+        return prepare_classifier_evaluation(settings, reopened)
+    return prepare_evaluation(settings, reopened)
+
+
+def function_of(command: str, settings: Settings) -> Callable[[Any, Any], tuple[Run, Results]]:
+    """The function of (settings, prepared rows) that makes a run. The heavy imports are here."""
+    run_it: Callable[[Any, Any], tuple[Run, Results]]
+    if command == "sft":
+        from .sft import sft as run_it
+    elif command == "ppo":
+        from .ppo import ppo as run_it
+    elif command == "classify":
+        from .classify import classify as run_it
+    elif isinstance(settings, EvaluateSettings) and settings.adapter and command_of(settings.adapter) == "classify":
+        from .classify import evaluate as run_it
+    else:
+        from .evaluate import evaluate as run_it
+    return run_it
+
+
+def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
+    """Go on with a run until it is finished. Its results.
+
+    Raises:
+        UserError: as `rest_of`.
+    """
+    rest = rest_of(path, settings)
+    if rest.prepared is None:
+        return read_results(path)
+    found = rest.prepared.settings
+    return function_of(rest.command, found)(found, rest.prepared)[1]
+
+
+def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
+    """Whether there is an unfinished run of this command with these settings in the folder."""
+    if status_of(path) not in ("stopped", "killed") or command_of(path) != command:
+        return False
+    then, now = read_yaml(path / "config.yaml"), settings.model_dump(mode="json")
+    return (path / STATUS).is_file() and {**then, "out": None} == {**now, "out": None}

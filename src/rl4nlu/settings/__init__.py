@@ -1,0 +1,48 @@
+"""All settings: names, types, ranges, meanings, and the presets. `config.py` reads them from files and flags."""
+
+from __future__ import annotations
+
+from .ask import EvaluateSettings, PredictSettings
+from .base import Frozen, LoraSettings, PromptSettings, Settings
+from .presets import PRESETS
+from .tools import CheckSettings, DemoSettings, ReportSettings, ResumeSettings, SubmitSettings, SuiteSettings
+from .train import ClassifySettings, PpoSettings, SftSettings, TrainSettings
+
+__all__ = [
+    "COMMANDS",
+    "PRESETS",
+    "RUNS",
+    "CheckSettings",
+    "ClassifySettings",
+    "DemoSettings",
+    "EvaluateSettings",
+    "Frozen",
+    "LoraSettings",
+    "PpoSettings",
+    "PredictSettings",
+    "PromptSettings",
+    "ReportSettings",
+    "ResumeSettings",
+    "Settings",
+    "SftSettings",
+    "SubmitSettings",
+    "SuiteSettings",
+    "TrainSettings",
+]
+
+COMMANDS: dict[str, type[Frozen]] = {
+    "demo": DemoSettings,
+    "evaluate": EvaluateSettings,
+    "sft": SftSettings,
+    "ppo": PpoSettings,
+    "classify": ClassifySettings,
+    "predict": PredictSettings,
+    "resume": ResumeSettings,
+    "submit": SubmitSettings,
+    "report": ReportSettings,
+    "check": CheckSettings,
+    "suite": SuiteSettings,
+}
+"""Commands that have settings."""
+RUNS: dict[str, type[Settings]] = {name: kind for name, kind in COMMANDS.items() if issubclass(kind, Settings)}
+"""Commands that make a run, and take a settings file."""

@@ -1,0 +1,71 @@
+"""What settings of several commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LoraSettings(Frozen):
+    """Settings of the adapter."""
+
+    r: int = Field(16, gt=0)
+    """Rank."""
+    alpha: int = Field(32, gt=0)
+    """Scale: alpha / sqrt(r) where rank-stabilised, else alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in front of LoRA (SFT only; PPO trains without)."""
+    rslora: bool = True
+    """Rank-stabilised scaling."""
+    target: str = "all-linear"
+    """Modules that get LoRA: all-linear, or names with commas between (q_proj,v_proj)."""
+
+
+class Settings(Frozen):
+    """What every command with a model needs."""
+
+    task: str | None = None
+    """Task, e.g. glue/rte, or a file of your own (my.yaml); several with commas between; glue: the whole suite."""
+    model: str | None = None
+    """mini (bundled), a folder, or a name on the hub."""
+    data: Path | None = None
+    """Folder in the official layout (DIR/glue/RTE/train.tsv); without it, the hub."""
+    limit: int | None = Field(None, gt=0)
+    """At most N rows of the split to work on."""
+    max_bad_rows: int = Field(0, ge=0)
+    """Skip at most N rows that cannot be read, and list them."""
+    seed: int = Field(0, ge=0)
+    """All randomness is derived from it."""
+    split: Literal["dev", "train", "test"] | None = None
+    """Split to evaluate on (default: the task's, mostly dev)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the base weights; auto: bfloat16 on a GPU, else float32."""
+    max_length: int | None = Field(None, ge=32)
+    """Cut texts at fewer tokens than the model's context."""
+    truncate: bool = True
+    """Cut what is too long for the model, in the fields that may be cut; --no-truncate refuses such rows instead."""
+    out: Path | None = None
+    """Run folder to make (default: runs/COMMAND-TASK-N)."""
+
+
+class PromptSettings(Settings):
+    """What every command that prompts a language model needs."""
+
+    template: Literal["plain", "verdict"] | None = None
+    """plain: short, for base models; verdict: instruction, answer between tags (default: the adapter's, else plain)."""
+    chat: bool = False
+    """Wrap prompts in the tokenizer's chat template."""
+    shots: int = Field(0, ge=0, le=64)
+    """Few-shot examples in every prompt."""
+    reason: int = Field(0, ge=0, le=1024)
+    """Tokens of free text that the model may write before its verdict; the verdict alone is judged."""
+    max_tokens: int = Field(4096, ge=16)
+    """Tokens in a micro-batch: memory, never the result."""

@@ -1,0 +1,76 @@
+"""Settings of the commands around the runs: `submit`, `check`, `report`, `demo` and `suite`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import Field, field_validator
+
+from .base import Frozen
+
+
+class ResumeSettings(Frozen):
+    """What may differ from the run's settings: where its data lie, and how much memory there is."""
+
+    data: Path | None = None
+    """Folder in the official layout, where the rows have been moved to."""
+    device: str | None = None
+    """auto, cpu or cuda."""
+    max_tokens: int | None = Field(None, ge=16)
+    """Tokens in a micro-batch: memory, never the result."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints."""
+
+
+class SubmitSettings(Frozen):
+    out: Path | None = None
+    """The zip to write."""
+
+
+class CheckSettings(Frozen):
+    data: Path | None = None
+    """Folder in the official layout; files of your own are looked for here first, then beside the task file."""
+    max_bad_rows: int = Field(0, ge=0)
+    """Skip at most N rows that cannot be read, and list them."""
+
+
+class ReportSettings(Frozen):
+    out: Path = Path("report.html")
+    """The page to write."""
+
+
+class DemoSettings(Frozen):
+    out: Path | None = None
+    """Run folder to make (default: runs/demo-N)."""
+    seed: int = Field(0, ge=0)
+    """All randomness is derived from it."""
+
+
+class SuiteSettings(Frozen):
+    """Tasks x methods x seeds. What stands in the file alone, without flags: common, tasks, methods."""
+
+    out: Path | None = None
+    """Folder of all runs (default: runs/ and the name of the file)."""
+    jobs: int = Field(1, ge=1, le=256)
+    """Runs at a time."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Every method is run with each, if anything in it is random."""
+    data: Path | None = None
+    """Folder in the official layout, over that of common."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    common: Annotated[dict[str, Any], tyro.conf.Suppress, tyro.conf.Fixed] = Field({})
+    """In the file: settings of all runs whose command knows them; limit is of training rows, eval_limit of others."""
+    tasks: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = Field({})
+    """In the file: names, or name: settings of the runs on it, over those of common."""
+    methods: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = Field({})
+    """In the file: name: command, settings; [A, B]: tuned; =METHOD: as there; init: METHOD; steps: times max_steps."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_alone(cls, tasks: Any) -> Any:
+        if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
+            return {name: {} for name in tasks}
+        return {k: {} if v is None else v for k, v in tasks.items()} if isinstance(tasks, dict) else tasks

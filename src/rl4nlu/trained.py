@@ -1,0 +1,114 @@
+"""What a trained run brings along: its base model, template, few-shot examples, task. Read without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .config import validate
+from .errors import UserError
+from .run import command_of, read_config
+from .settings import ClassifySettings, EvaluateSettings, LoraSettings, PromptSettings, TrainSettings
+from .sources import base_of, check_adapter, check_model, source_of
+from .tasks import Task, find, find_all
+
+S = TypeVar("S", bound=PromptSettings)
+T = TypeVar("T", bound=TrainSettings)
+
+
+def follow(run: Path, settings: S) -> S:
+    """Use a trained adapter as it was trained: its base model, template and few-shot examples; and where none is given
+    its task and data.
+
+    Raises:
+        UserError: there is no adapter, or the given model is another one.
+    """
+    if command_of(run) == "classify":
+        raise UserError(f"{run} is a classifier, which takes no prompt; give the folder of an sft or ppo run")
+    check_adapter(run)
+    trained = trained_settings(run)
+    base = trained.model or base_of(run)
+    if settings.model not in (None, base):
+        raise UserError(f"--model {settings.model}: the adapter in {run} was trained on {base}; leave --model out")
+    changes: dict[str, Any] = {"model": base, "template": settings.template or trained.template}
+    changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
+    changes["reason"] = settings.reason or trained.reason
+    changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
+    if trained.shots and not settings.shots:  # the very examples it was trained with
+        changes |= {"shots": trained.shots, "seed": trained.seed}
+    if isinstance(settings, EvaluateSettings) and not settings.seed:  # the seed of a result is that of its training
+        changes["seed"] = trained.seed
+    return validate(type(settings), settings.model_copy(update=changes).model_dump())
+
+
+def own_task(run: Path, names: str | None) -> str:
+    """The task that a run was trained on; files of the user's own are those that the run has kept."""
+    kept = {path.name: str(path) for path in (run / "tasks").glob("*")}
+    return ",".join(kept.get(Path(name.strip()).name, name.strip()) for name in (names or "").split(","))
+
+
+def continue_from(settings: T) -> T:
+    """Settings of a training run, with what an adapter to start from (`--init`) brings along.
+
+    Raises:
+        UserError: as `follow`; or LoRA settings are given that are not the adapter's.
+    """
+    if settings.init is None:
+        return settings
+    lora = trained_settings(settings.init).lora if check_adapter(settings.init) else settings.lora
+    if settings.lora not in (LoraSettings(), lora):
+        raise UserError(f"lora: the adapter in {settings.init} has {lora}; leave the lora settings out")
+    return follow(settings.init, settings).model_copy(update={"lora": lora})
+
+
+def trained_settings(run: Path) -> TrainSettings:
+    """What every training loop shares of the settings with which a run was made."""
+    values = read_config(run)
+    return validate(TrainSettings, {k: v for k, v in values.items() if k in TrainSettings.model_fields})
+
+
+def trained_classifier(run: Path) -> ClassifySettings:
+    """Settings with which a classifier was trained."""
+    return validate(ClassifySettings, read_config(run))
+
+
+def trained_as(run: Path) -> tuple[str, dict[str, Any]]:
+    """How the adapter in a run folder was trained: sft or ppo, and what else tells it apart in a table."""
+    values = read_config(run)
+    extra: dict[str, Any] = {}
+    if "inner_epochs" in values:
+        estimator = values.get("estimator", "gae")
+        extra = {"estimator": estimator}
+        extra["actions"] = values.get("actions") or ("labels" if estimator == "expected" else "free")
+    taught = [task.name for task in find_all(own_task(run, values.get("task")))] if values.get("task") else []
+    if len(taught) > 1:
+        extra["trained_on"] = taught
+    return "ppo" if "inner_epochs" in values else "sft", extra
+
+
+def check_labels(run: Path, task: Task) -> None:
+    """A classifier can answer a task's question: it has learnt to tell those labels.
+
+    Raises:
+        UserError: it has not.
+    """
+    taught = find(own_task(run, trained_classifier(run).task))
+    if (taught.labels, taught.segments) != (task.labels, task.segments):
+        raise UserError(
+            f"{run} was trained to tell the labels of {taught.name}, and {task.name} has others; leave --task out, or "
+            f"train one on it: rl4nlu classify --task {task.name}"
+        )
+
+
+def classifier_source(run: Path) -> tuple[str, Path | None]:
+    """Where a classifier's weights are: the model's folder or name on the hub, and the adapter that goes onto it; None:
+    the run holds the whole model.
+
+    Raises:
+        UserError: something is missing or torn.
+    """
+    full = run / "model"
+    if full.is_dir():
+        check_model(full, str(full))
+        return str(full), None
+    return source_of(trained_classifier(run).model or ""), check_adapter(run)
