@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import transformers as tf
+
+from rl4nlu.sources import mini_folder
 
 V = 97
 _COMMON = {
@@ -46,3 +50,23 @@ def tiny(name: str, seed: int = 0) -> tf.PreTrainedModel:
             if weight.dim() > 1:
                 weight.mul_(4)
     return model
+
+
+def tiny_folder(folder: Path) -> Path:
+    """A tiny random Llama with the bundled model's tokenizer, as a folder that --model takes."""
+    tokenizer = tf.AutoTokenizer.from_pretrained(mini_folder())
+    torch.manual_seed(0)
+    config = tf.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

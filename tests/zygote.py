@@ -26,6 +26,7 @@ class Zygote:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(60)
 
     def _read(self) -> str:
