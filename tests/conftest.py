@@ -30,9 +30,9 @@ def gradients(monkeypatch):
 
     seen, real = [], optim.apply
 
-    def spy(optimizer, weights, rate, max_norm):
+    def spy(optimizer, weights, rate, max_norm, rows=()):
         seen.append([w.grad.detach().clone() if w.grad is not None else w.detach() * 0 for w in weights])
-        return real(optimizer, weights, rate, max_norm)
+        return real(optimizer, weights, rate, max_norm, rows)
 
     monkeypatch.setattr(optim, "apply", spy)
     return seen
