@@ -86,7 +86,8 @@ def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None,
             if skipped > max_bad_rows:
                 allowed = f" (this is bad row {skipped}; --max-bad-rows {max_bad_rows})"
                 if not max_bad_rows:
-                    allowed = " (or leave such rows out: --max-bad-rows N)"
+                    told = "--max-bad-rows" in str(wrong)
+                    allowed = "" if told else " (or leave such rows out: --max-bad-rows N)"
                 raise UserError(f"{wrong}{allowed}") from None
             _say_once(f"skipped: {wrong}")
         if limit is not None and len(examples) >= limit:
