@@ -200,7 +200,8 @@ def check_reward(name: str, tasks: Sequence[Task]) -> None:
             raise UserError(f"--reward {name}: the labels of {task.name} are {are}; give one that fits: {others}")
         if name in ("f1", "f1a") and len(task.labels) != 2:
             raise UserError(
-                f"--reward {name}: that of one label of two; {task.name} has {len(task.labels)}; give one that fits: macro_f1"
+                f"--reward {name}: that of one label of two; {task.name} has {len(task.labels)}; give one that fits: "
+                "macro_f1"
             )
         if name == METRIC and task.metrics[0] not in SOFT:
             raise UserError(
