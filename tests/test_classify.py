@@ -98,6 +98,16 @@ def test_the_longer_text_is_cut_and_the_rows_are_counted(tiny_bert):
     assert not classifier.excess(("a " * 20, "b b b"))
 
 
+def test_without_truncation_a_long_text_is_refused(tiny_bert):
+    classifier, _ = load_classifier(settings(tiny_bert, max_length=32), find("glue/rte"))
+    fits, long = (
+        Example(str(n), {"premise": "a " * n, "hypothesis": "b b b"}, "entailment") for n in (26, 30)
+    )  # with [CLS] and two [SEP] 32 tokens, and 36
+    classifier.refuse_long([fits])
+    with pytest.raises(UserError, match=r"row 30 of glue/rte: its text is 4 tokens longer than the 32 .*--no-truncate"):
+        classifier.refuse_long([fits, long])
+
+
 @pytest.mark.parametrize(
     ("name", "label", "expected", "outputs", "problem"),
     [

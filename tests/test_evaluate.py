@@ -11,8 +11,10 @@ import torch
 from rl4nlu import data, sft
 from rl4nlu.ask import ask, encode
 from rl4nlu.config import validate
+from rl4nlu.errors import UserError
 from rl4nlu.evaluate import evaluate
 from rl4nlu.models import load_policy
+from rl4nlu.prompts import Prompter
 from rl4nlu.settings import EvaluateSettings, SftSettings
 from rl4nlu.tasks import TASKS, Example, find
 
@@ -150,6 +152,22 @@ def test_too_long_prompts_are_cut_and_counted(policy):
     assert len(cut.ids) > 150
     assert "still there?\nAnswer:" in cut.prompt.text
     assert not whole.prompt.cut
+
+
+def test_without_truncation_a_long_prompt_is_refused(policy):
+    settings = EvaluateSettings(max_length=100)
+    rows = [
+        Example(str(i), {"premise": "It rains. " * n, "hypothesis": "It is wet."}, "entailment")
+        for i, n in enumerate((2, 90))
+    ]
+    excess = len(policy.tokenizer(Prompter(find("glue/rte")).prompt(rows[1]).text)["input_ids"])
+    excess -= encode(policy, find("glue/rte"), settings, rows[:1]).rows.encoder.longest_prompt
+    with pytest.raises(UserError) as caught:
+        encode(policy, find("glue/rte"), settings.model_copy(update={"truncate": False}), rows)
+    assert f"row 1 of glue/rte: the prompt is {excess} tokens longer" in str(caught.value)
+    for cure in ("leave out --no-truncate", "fewer --shots", "a longer --max-length"):
+        assert cure in str(caught.value)
+    assert encode(policy, find("glue/rte"), settings, rows).rows.cut == 1
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -72,6 +72,7 @@ def world(tmp_path, monkeypatch):
     put("head/model/model.safetensors", WHOLE)
     put("headless/command.txt", "rl4nlu classify --task glue/rte\n")
     put("headless/config.yaml", "task: glue/rte\nmodel: mini\n")
+    put("long/glue/RTE/dev.tsv", RTE_HEADER + f"7\t{'A cat sat. ' * 50}\tA cat.\tentailment\n")
     put("odd-config/config.json", "{")
     put("odd-weights/config.json", "{}")
     put("odd-weights/model.safetensors", WHOLE[:9])
@@ -79,7 +80,7 @@ def world(tmp_path, monkeypatch):
     put("odd-index/model-1.safetensors", WHOLE)
     put(
         "odd-index/model.safetensors.index.json",
-        '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}',
+        '{"weight_map": {"a": "model-2.safetensors"}}',
     )
     put("empty-rows.csv", "premise,hypothesis\n")
     put("rows.txt", "A cat.")
@@ -136,7 +137,10 @@ MISTAKES = [
     (f"{RTE} --data good stray", "stray"),
     (f"{RTE} --template verdikt", "plain"),
     ("sft nowhere.yaml", "nowhere.yaml: no such settings file"),
-    ("sft unknown-key.yaml --model mini", "lerning_rate: no such setting (did you mean 'learning_rate'?)"),
+    (
+        "sft unknown-key.yaml --model mini",
+        "unknown-key.yaml: lerning_rate: no such setting (did you mean",
+    ),
     ("sft bad-value.yaml --model mini", "lora.r"),
     ("sft bad-syntax.yaml", "bad-syntax.yaml:2: not valid YAML"),
     ("sft list.yaml", "`name: value`"),
@@ -209,7 +213,7 @@ MISTAKES = [
     ("sft --task odd-own.yaml --model mini", "odd-own.yaml:2: templte: no such entry (did you mean 'template'?)"),
     ("sft --task glue/rte --model mini --data good --reason 8", "it is for ppo and evaluate"),
     ("ppo --task glue/rte --model mini --data good --reward papper", "no such reward (did you mean 'paper'?)"),
-    ("ppo --task superglue/multirc --model mini --data good --reward metric", "has no derivative"),
+    ("ppo --task superglue/record --model mini --data good --reward metric", "has no derivative"),
     ("ppo --task glue/rte --model mini --data good --reward spearman", "are no numbers"),
     ("ppo --task mini/sentiment --model mini --estimator expected --actions free", "leave out --actions free"),
     ("classify --task glue/rte --model mini --data nowhere", "nowhere: no such folder"),
@@ -235,13 +239,13 @@ WITH_MODEL = [
     (f"{RTE} --data good --device cuda:77", "no usable CUDA GPU"),
     (f"{RTE} --data good --max-length 32 --template verdict", "longer than the model's context"),
     ("evaluate --adapter trained --data good --limit 1", "cannot be loaded"),
-    (f"{RTE} --data good --max-length 32 --no-truncate", "leave out --no-truncate to have it cut"),
+    (f"{RTE} --data long --max-length 64 --no-truncate", "leave out --no-truncate to have it cut"),
 ]
 ALL = [*MISTAKES, *WITH_MODEL]
 NEXT = re.compile(
     r"did you mean|see: rl4nlu|rl4nlu (new|tasks|sft|ppo|classify|submit|report|suite|predict|check)|e\.g\. |"
-    r"\b(leave|name|give|add|choose|use|take|say|put|mend|remove|rename|save|convert|make|copy|run it|train|move|try|fill|"
-    r"install|install|the labels are|there are|are needed|needs one|should|wants?)\b"
+    r"\b(leave|name|give|add|choose|use|take|say|put|mend|remove|rename|save|convert|make|copy|run it|train|move|"
+    r"try|fill|install|should|check the path)\b"
 )
 """How a message says what to do next."""
 

@@ -21,7 +21,7 @@ from .ask import Advance, Prediction
 from .errors import UserError
 from .guards import check_finite
 from .memory import Memory
-from .models import DTYPES, cannot_load, context_of, device_of, lora_config, quiet_peft
+from .models import DTYPES, cannot_load, context_of, device_of, lora_config, misfit, quiet_peft
 from .seeding import derive
 from .settings import ClassifySettings
 from .sources import source_of
@@ -162,8 +162,7 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
             with quiet_peft():
                 model = get_peft_model(model, lora_config(settings.lora, "SEQ_CLS", fresh))
         except ValueError as wrong:
-            first = str(wrong).splitlines()[0]
-            raise UserError(f"lora.target {settings.lora.target!r} does not fit {name}: {first}") from None
+            raise UserError(misfit(settings.lora, name, model, wrong)) from None
     return replace(classifier, model=model.to(place)), lora
 
 

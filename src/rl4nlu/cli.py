@@ -249,7 +249,7 @@ def tasks(args: Args) -> None:
         if args[0] in ("-h", "--help"):
             print(tasks.__doc__)
             return
-        raise UserError(f"tasks takes no argument, and {args[0]!r} was given")
+        raise UserError(f"tasks takes no argument, and {args[0]!r} was given; leave it out")
     from rich.console import Console
     from rich.table import Table
 

@@ -29,11 +29,16 @@ def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
         UserError: the file or a flag is not what the settings take.
         SystemExit: after `--help` (code 0).
     """
-    rest = list(args)
+    rest, where = list(args), ""
     values: dict[str, Any] = {}
     if rest and not rest[0].startswith("-"):
+        where = f"{rest[0]}: "
         values = read_yaml(Path(rest.pop(0)))
-    base = validate(kind, with_preset(kind, values, _flag(rest, "preset")))
+    values = with_preset(kind, values, _flag(rest, "preset"))
+    try:
+        base = validate(kind, values)
+    except UserError as wrong:
+        raise UserError(f"{where}{wrong}") from None
     return _flags_over(kind, base, rest, prog, description)
 
 
@@ -65,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(wrong, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(
-            f"{path}{line}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'})"
+            f"{path}{line}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'}); mend this line"
         ) from None
     if values is None:
         return {}

@@ -45,7 +45,7 @@ def load(
         raise UserError(f"no split is called {split!r}: choose train, dev or test")
     if task.generate is not None:
         if split == "test":
-            raise UserError(f"{task.name} has the splits train and dev, not 'test'")
+            raise UserError(f"{task.name} has the splits train and dev, not 'test': choose one of these")
         return task.generate(task.name, split)[:limit]
     if task.table is not None:
         rows, part = table_rows(task, task.table, split, data)
@@ -61,11 +61,11 @@ def load(
     if split not in files.splits:
         has = " and ".join(files.splits)
         other = f"; its training rows are those of {task.train_task}" if task.train_task else ""
-        raise UserError(f"{task.name} has no {split} split, only {has}{other}")
+        raise UserError(f"{task.name} has no {split} split: choose {has}{other}")
     rows = _hub_rows(task, files, split) if data is None else _file_rows(task, files, split, Path(data))
     examples = _checked(task, split, rows, limit, max_bad_rows)
     if not examples:
-        raise UserError(f"{task.name} has no {split} row in {data or 'the hub copy'}")
+        raise UserError(f"{task.name} has no {split} row in {data or 'the hub copy'}; copy the files again")
     return examples
 
 
@@ -84,7 +84,10 @@ def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None,
         except UserError as wrong:
             skipped += 1
             if skipped > max_bad_rows:
-                allowed = f" (this is bad row {skipped}; --max-bad-rows {max_bad_rows})" if max_bad_rows else ""
+                allowed = f" (this is bad row {skipped}; --max-bad-rows {max_bad_rows})"
+                if not max_bad_rows:
+                    told = "--max-bad-rows" in str(wrong)
+                    allowed = "" if told else " (or leave such rows out: --max-bad-rows N)"
                 raise UserError(f"{wrong}{allowed}") from None
             _say_once(f"skipped: {wrong}")
         if limit is not None and len(examples) >= limit:
@@ -266,7 +269,9 @@ def example_from_fields(task: Task, row: Row | UserError, where: str) -> Example
         cell = next((row[column] for column in columns if column in row), None)
         missing = not any(column in row for column in columns) or (task.table is None and not as_text(cell).strip())
         if missing:
-            raise UserError(f"{where}: {task.name} needs the field {name!r}; this row has {', '.join(row) or 'none'}")
+            raise UserError(
+                f"{where}: {task.name} needs the field {name!r}; this row has {', '.join(row) or 'none'}; add it"
+            )
         fields[name] = as_text(cell)
     if not any(text.strip() for text in fields.values()):
         raise UserError(f"{where}: all that the template shows of this row is empty ({', '.join(fields)})")

@@ -250,17 +250,17 @@ def _macro_f1(labels: int, gold: np.ndarray, said: np.ndarray, weight: np.ndarra
 
 def _correlation(name: str) -> Metric:
     def metric(judged: Judged) -> Callable[[np.ndarray], float]:
-        from scipy import stats
-
-        function = getattr(stats, name)
+        """By the function of this name in scipy.stats."""
         gold_N, said_N = judged.numbers_N
 
         def value(weight_D: np.ndarray) -> float:
+            from scipy import stats
+
             drawn = np.repeat(np.arange(len(gold_N)), weight_D[judged.document_N].astype(int))
             with warnings.catch_warnings():  # constant predictions have no correlation: it counts as zero
                 warnings.simplefilter("ignore", stats.ConstantInputWarning)
                 warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-                found = float(function(gold_N[drawn], said_N[drawn]).statistic) if len(drawn) > 1 else 0.0
+                found = float(getattr(stats, name)(gold_N[drawn], said_N[drawn]).statistic) if len(drawn) > 1 else 0.0
             return 0.0 if math.isnan(found) else found
 
         return value

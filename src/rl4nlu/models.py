@@ -187,13 +187,20 @@ def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Pa
                 model.set_adapter("default")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as wrong:
             reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
-            raise UserError(f"{folder}: this adapter cannot be loaded onto {name} ({reason})") from None
+            raise UserError(f"{folder}: this adapter cannot be loaded onto {name} ({reason}); train it again") from None
     elif lora is not None:
         try:
             model = get_peft_model(model, lora_config(lora))
         except ValueError as wrong:
-            raise UserError(f"lora.target {lora.target!r} does not fit {name}: {str(wrong).splitlines()[0]}") from None
+            raise UserError(misfit(lora, name, model, wrong)) from None
     return model
+
+
+def misfit(lora: LoraSettings, name: str, model: nn.Module, wrong: Exception) -> str:
+    """One line on LoRA that cannot be put on a model, with the modules that could have it."""
+    linear = dict.fromkeys(n.rpartition(".")[2] for n, module in model.named_modules() if isinstance(module, nn.Linear))
+    reason, known = str(wrong).splitlines()[0].split(". ")[0], ", ".join(linear)
+    return f"lora.target {lora.target!r} does not fit {name} ({reason}); give all-linear, or some of {known}"
 
 
 @contextlib.contextmanager
@@ -236,8 +243,11 @@ def cannot_load(name: str, wrong: Exception, kind: str) -> str:
     try:
         AutoConfig.from_pretrained(source_of(name))
     except (OSError, ValueError, KeyError):
-        return f"--model {name}: neither a folder here nor a model that could be loaded from the hub ({first})"
-    return f"--model {name}: it cannot be loaded as {kind} ({first})"
+        return (
+            f"--model {name}: neither a folder here nor a model that could be loaded from the hub ({first}); give a "
+            "folder, a name on the hub, or mini"
+        )
+    return f"--model {name}: it cannot be loaded as {kind} ({first}); give a model that is one"
 
 
 def device_of(name: str) -> torch.device:

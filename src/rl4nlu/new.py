@@ -61,7 +61,9 @@ def write_new(kind: str, path: Path) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as wrong:
-        raise UserError(f"{path}: cannot be written ({wrong.strerror})") from None
+        raise UserError(
+            f"{path}: cannot be written ({wrong.strerror}); name another file, or make its folder"
+        ) from None
 
 
 def settings_file(command: str, path: Path, kind: type[Frozen]) -> str:

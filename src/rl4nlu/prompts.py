@@ -173,7 +173,7 @@ def choose_shots(task: Task, examples: Sequence[Example], count: int, seed: int)
         UserError: there are fewer training examples than shots.
     """
     if count > len(examples):
-        raise UserError(f"--shots {count}: {task.name} has only {len(examples)} training rows")
+        raise UserError(f"--shots {count}: {task.name} has only {len(examples)} training rows; give fewer")
     rng = generator(seed, f"shots/{task.name}")
     order = [examples[i] for i in rng.permutation(len(examples))]
     if task.numeric:

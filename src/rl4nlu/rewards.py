@@ -207,15 +207,16 @@ def check_reward(name: str, tasks: Sequence[Task]) -> None:
         if name != METRIC and task.numeric != (name in NUMERIC):
             others = ", ".join(NUMERIC) if task.numeric else ", ".join(m for m in SOFT if m not in (*NUMERIC, "f1a"))
             are = "numbers" if task.numeric else "no numbers"
-            raise UserError(f"--reward {name}: the labels of {task.name} are {are}; {others} fit")
+            raise UserError(f"--reward {name}: the labels of {task.name} are {are}; give one that fits: {others}")
         if name in ("f1", "f1a") and len(task.labels) != 2:
             raise UserError(
-                f"--reward {name}: that of one label of two; {task.name} has {len(task.labels)}: macro_f1 fits"
+                f"--reward {name}: that of one label of two; {task.name} has {len(task.labels)}; give one that fits: "
+                "macro_f1"
             )
         if name == METRIC and task.metrics[0] not in SOFT:
             raise UserError(
                 f"--reward {METRIC}: {task.metrics[0]} of {task.name} is counted by group, so it has no derivative by "
-                f"the answer; the metrics that have one: {', '.join(SOFT)}"
+                f"the answer; give one that has: {', '.join(SOFT)}"
             )
 
 

@@ -38,7 +38,7 @@ def read_rows(path: Path, headerless: tuple[str, ...] | None = None, quoted: boo
     if path.is_dir():
         raise UserError(f"{path} is a folder, and a file is needed")
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file; check the path")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: files of this kind cannot be read; give one of {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
@@ -48,7 +48,7 @@ def read_rows(path: Path, headerless: tuple[str, ...] | None = None, quoted: boo
     except UnicodeDecodeError as wrong:
         raise UserError(f"{path}: byte {wrong.start} is not UTF-8; save the file as UTF-8") from None
     if not text.strip():
-        raise UserError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty; put rows there, or copy it again")
     if path.suffix == ".csv" or (quoted and path.suffix == ".tsv"):
         return _csv_rows(path, text)
     lines = [line.removesuffix("\r") for line in text.split("\n")]

@@ -153,7 +153,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as wrong:
         raise UserError(f"{path}: this JSON cannot be read ({wrong}); copy the folder again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is needed, and a {type(content).__name__} stands here")
+        raise UserError(
+            f"{path}: a JSON object is needed, and a {type(content).__name__} stands here; copy the folder again"
+        )
     return content
 
 

@@ -248,6 +248,8 @@ def check_zip(path: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: it is no zip.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `rl4nlu submit RUN... --out {path}` writes one")
     try:
         with zipfile.ZipFile(path) as archive:
             if (broken := archive.testzip()) is not None:
@@ -255,7 +257,7 @@ def check_zip(path: Path) -> tuple[list[str], list[str]]:
             contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
             names = [name for name in archive.namelist() if not name.endswith("/")]
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as wrong:
-        raise UserError(f"{path}: not a zip that can be read ({wrong})") from None
+        raise UserError(f"{path}: not a zip that can be read ({wrong}); write it again with `rl4nlu submit`") from None
     problems = [f"{name}: stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     files = []
     for name, content in contents.items():

@@ -55,10 +55,11 @@ def continue_from(settings: T) -> T:
     """
     if settings.init is None:
         return settings
-    lora = trained_settings(settings.init).lora if check_adapter(settings.init) else settings.lora
+    followed = follow(settings.init, settings)
+    lora = trained_settings(settings.init).lora
     if settings.lora not in (LoraSettings(), lora):
         raise UserError(f"lora: the adapter in {settings.init} has {lora}; leave the lora settings out")
-    return follow(settings.init, settings).model_copy(update={"lora": lora})
+    return followed.model_copy(update={"lora": lora})
 
 
 def trained_settings(run: Path) -> TrainSettings:

@@ -132,7 +132,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     except yaml.YAMLError as wrong:
         mark = getattr(wrong, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'})") from None
+        problem = getattr(wrong, "problem", None) or "cannot be parsed"
+        raise UserError(f"{where}: not valid YAML ({problem}); mend this line") from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:1: a task file holds lines of `name: value`; `rl4nlu new task FILE` writes one")
     line: dict[tuple[str, ...], int] = {}
