@@ -23,6 +23,14 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A folder with a tiny random Llama and the bundled tokenizer."""
+    from models_zoo import tiny_folder
+
+    return tiny_folder(tmp_path_factory.mktemp("tiny") / "model")
+
+
 @pytest.fixture
 def gradients(monkeypatch):
     """The gradients at every optimizer step from now on, as a list of lists of tensors."""

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from models_zoo import tiny_folder
+from outcomes import assert_same_outcome
 from zygote import Zygote, until
 
 KILLS = int(os.environ.get("RL4NLU_KILLS", "6"))
 TERMS = int(os.environ.get("RL4NLU_TERMS", "4"))
-TIMINGS = ("examples_per_second", "tokens_per_second")
 COMMON = (
     "--task mini/question --model model --batch-size 8 --limit 200 --eval-limit 600 --select-rows 20 --save-every 2"
 )
@@ -65,28 +65,6 @@ def reference(zygote: Zygote, world: Path, name: str) -> tuple[Path, float]:
         assert zygote.wait(pid) == 0, (world / f"{name}.txt").read_text()
         (world / f"{name}.seconds").write_text(str(time.monotonic() - begun))
     return folder, float((world / f"{name}.seconds").read_text())
-
-
-def outcome(run: Path) -> dict[str, object]:
-    """All that a run has come to, but how long it took."""
-    found: dict[str, object] = {}
-    for path in sorted(run.rglob("*")):
-        name = str(path.relative_to(run))
-        if path.suffix in (".safetensors", ".jsonl") or path.name in ("state.json", "label_bias.json"):
-            found[name] = path.read_bytes()
-    if (run / "metrics.jsonl").exists():
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        found["metrics.jsonl"] = [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
-        assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), "gaps or doubles"
-    results = json.loads((run / "results.json").read_text())["results"]
-    found["results.json"] = [{k: v for k, v in result.items() if k != "seconds"} for result in results]
-    return found
-
-
-def assert_same_outcome(one: Path, other: Path) -> None:
-    a, b = outcome(one), outcome(other)
-    assert set(a) == set(b)
-    assert [name for name in a if a[name] != b[name]] == []
 
 
 def torn(run: Path) -> bool:

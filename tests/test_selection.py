@@ -35,14 +35,20 @@ def test_the_best_weights_come_back(monkeypatch):
     scores = iter([0.5, 0.6, 0.7, 0.7, 0.2, 0.1])
     monkeypatch.setattr("rl4nlu.selection.value_of", lambda *_: next(scores))
     best = BestState(policy, [held], settings, steps=10)
+    best.start()
     logged = {}
     for step in range(1, 11):
         with torch.no_grad():
             for weight in policy.trainable():
                 weight.fill_(step)
-        logged[step] = best.after(step, steps=10)
+        logged[step] = best.after(step)
+        if step == 5:  # a stop, and a new beginning from what is remembered
+            state = best.state()
+            best = BestState(policy, [held], settings, steps=10)
+            best.load(state)
+            best.start()
     assert {step: row["held_out"] for step, row in logged.items() if row} == {2: 0.6, 4: 0.7, 6: 0.7, 8: 0.2, 10: 0.1}
-    assert best.restore() == {"best_step": 4, "held_out": 0.7}
+    assert best.put_back() == {"best_step": 4, "held_out": 0.7}
     assert all((weight == 4).all() for weight in policy.trainable())
 
 

@@ -59,12 +59,14 @@ FLOW = [
     "submit",
     "tables",
     "report",
+    "resume",
     "plan",
     "workers",
     "suite",
     "new",
     "check",
     "demo",
+    "commands",
     "cli",
 ]
 MATHS = {"advantages", "losses", "labels", "soft_metrics"}

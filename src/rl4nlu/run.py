@@ -78,13 +78,22 @@ class Run:
         task = "+".join(Path(name).stem if is_file(name) else name.replace("/", "-") for name in names)
         path = claim(settings.out, f"{command}-{task}")
         run = cls(path)
-        config.save(settings, path / "config.yaml")
-        for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
-            dump(Path(name), path / "tasks" / Path(name).name)
-        files.write_text(path / "command.txt", f"{config.command_line(command, settings)}\n")
-        files.write_json(path / "environment.json", {**environment(), "folder": os.getcwd()})
-        run.note("running")
+        try:
+            config.save(settings, path / "config.yaml")
+            for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
+                dump(Path(name), path / "tasks" / Path(name).name)
+            files.write_text(path / "command.txt", f"{config.command_line(command, settings)}\n")
+            files.write_json(path / "environment.json", {**environment(), "folder": os.getcwd()})
+            run.note("running")
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    def close(self) -> None:
+        """Let others work in the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
     def about(self, identity: Mapping[str, Any]) -> None:
         """Note what the run is about; of one that is reopened, check that it is about the same.
@@ -161,8 +170,7 @@ class Run:
                 self.note(ENDS.get(type(error), "failed"), str(error) or type(error).__name__)
             if isinstance(error, Diverged):
                 files.write_json(self.path / "diverged.json", {"what": str(error), "rows": error.rows})
-        if self._lock is not None:
-            self._lock.close()
+        self.close()
         if isinstance(error, Interrupted | Halted):
             error.run = self.path
 

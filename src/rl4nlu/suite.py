@@ -22,6 +22,7 @@ from .plan import SOURCES, Group, Job, Plan, make_plan, show
 from .report import collect, differences, write_page
 from .run import read_config
 from .settings import SuiteSettings
+from .stop import Interrupted
 from .tables import main_metric, print_differences, print_table
 from .workers import Outcome, Work, Workers, finished, read_sources
 
@@ -46,7 +47,11 @@ def suite(settings: SuiteSettings) -> int:
         if settings.dry_run:
             return 0
         if "planned" in study.state.values():
-            carry_out(study, Workers(settings.jobs))
+            try:
+                carry_out(study, Workers(settings.jobs))
+            except Interrupted as stopped:
+                stopped.kept = "every run that was at work is saved; the same command goes on with all of them"
+                raise
         study.write()
         return _report(study)
 

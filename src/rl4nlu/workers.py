@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,13 @@ import yaml
 
 from .config import read_yaml
 from .errors import UserError
-from .run import command_of, read_config, read_results
+from .resume import function_of, may_be_reopened, prepare
+from .run import Run, read_config, read_results
 from .settings import Settings
+from .stop import Interrupted, heeded
+
+PATIENCE = 30.0
+"""Seconds that a run has to save itself when the suite is stopped."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,17 @@ class Workers:
 
     def stop(self) -> None:
         """End all processes, whatever they are at."""
+        processes = []
         for pool in [*self._idle, *(pool for pool, *_ in self._running.values())]:
-            processes = list((pool._processes or {}).values())  # the executor has no way to end what is running
+            processes += list((pool._processes or {}).values())  # the executor has no way to end what is running
+            for process in (pool._processes or {}).values():
+                process.terminate()  # a run that is at work saves a checkpoint
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
+        end = time.monotonic() + PATIENCE
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+            if process.is_alive():
+                process.kill()
         self._running.clear()
 
 
@@ -141,18 +152,22 @@ def perform(work: Work) -> Outcome:
     results: list[dict[str, Any]] = []
     start, error, diverged = time.perf_counter(), None, False
     work.log.parent.mkdir(parents=True, exist_ok=True)
-    with _said_to(work.log):
+    with _said_to(work.log), heeded(signal.SIGTERM):
         print(f"--- {work.title}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
         try:
             assert work.settings.out is not None
-            clear(work.settings.out)
-            run, results = command(work)(work.settings)
+            run, results = _begin_or_go_on(work)
             if work.source is not None:
                 sources = [read_config(work.source), *read_sources(work.source)]
                 text = yaml.safe_dump({"sources": sources}, sort_keys=False)
                 (run.path / "sources.yaml").write_text(text, encoding="utf-8")
             results = [{"name": work.method, **result} for result in results]
             run.write_results(results)  # the last of all, see `finished`
+            for checkpoint in run.checkpoints.glob("step-*"):  # of a finished run nothing needs them any more
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        except Interrupted as stopped:
+            print(f"stopped by {stopped}; {stopped.kept}")
+            error = "stopped"
         except Exception as wrong:
             traceback.print_exc()
             error, diverged = _one_line(wrong), isinstance(wrong, FloatingPointError)
@@ -160,20 +175,17 @@ def perform(work: Work) -> Outcome:
     return Outcome(time.perf_counter() - start, results, error, diverged)
 
 
-def command(work: Work) -> Callable[[Any], tuple[Any, list[dict[str, Any]]]]:
-    """The function that makes the run. Imported here, where it is needed: the main process does without torch."""
-    run_it: Callable[[Any], tuple[Any, list[dict[str, Any]]]]
-    if work.command == "sft":
-        from .sft import sft as run_it
-    elif work.command == "ppo":
-        from .ppo import ppo as run_it
-    elif work.command == "classify":
-        from .classify import classify as run_it
-    elif work.source is not None and command_of(work.source) == "classify":
-        from .classify import evaluate as run_it
+def _begin_or_go_on(work: Work) -> tuple[Run, list[dict[str, Any]]]:
+    """Make the run; one with the same settings that was stopped goes on where it was."""
+    folder = work.settings.out
+    assert folder is not None
+    prepared = prepare(work.command, work.settings, reopened=True)
+    if may_be_reopened(folder, work.command, prepared.settings):
+        print("going on with what is there")
     else:
-        from .evaluate import evaluate as run_it
-    return run_it
+        clear(folder)
+        prepared = replace(prepared, reopened=False)
+    return function_of(work.command, prepared.settings)(prepared.settings, prepared)
 
 
 def finished(folder: Path, method: str) -> list[dict[str, Any]] | None:
