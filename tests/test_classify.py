@@ -58,7 +58,7 @@ def test_encoders_and_decoders_are_told_apart(tiny_bert, tmp_path):
     ):
         folder = tmp_path / kind
         transformers.AutoConfig.for_model(kind).save_pretrained(folder)
-        (folder / "model.safetensors").touch()
+        (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
         assert is_decoder(str(folder)) is expected, kind
 
 
