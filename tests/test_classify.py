@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from scipy.special import log_softmax
 
 from rl4nlu import classify, data, sft
@@ -268,7 +269,7 @@ def test_a_prompted_evaluation_of_a_classifier_is_refused(tmp_path):
 def test_a_model_without_a_classification_head_is_named(tmp_path):
     folder = tmp_path / "t5"
     transformers.AutoConfig.for_model("vit").save_pretrained(folder)
-    (folder / "model.safetensors").touch()
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(UserError, match="--model"):
         load_classifier(settings(folder), find("glue/rte"))
     assert mini_folder().is_dir()

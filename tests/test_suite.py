@@ -196,13 +196,14 @@ def world(tmp_path, monkeypatch):
     """Commands that only write results, a list of the runs that were made, and what shall go wrong."""
     made, wrong = [], {}
 
-    def command(work):
-        def run_it(settings):
-            made.append(work.name)
-            if work.name in wrong:
-                raise wrong[work.name]
-            assert work.source is None or (work.source / "results.json").is_file()
-            run = Run.create(work.command, settings)
+    def make_run(work):
+        settings = work.settings
+        workers.clear(settings.out)
+        made.append(work.name)
+        if work.name in wrong:
+            raise wrong[work.name]
+        assert work.source is None or (work.source / "results.json").is_file()
+        with Run.begin(work.command, settings, reopened=False) as run:
             held = {0.0003: 0.5, 0.001: 0.9}.get(getattr(settings, "learning_rate", None), 0.1)
             gold, right = "positive", settings.seed + len(work.method)
             for i in range(40):
@@ -214,9 +215,7 @@ def world(tmp_path, monkeypatch):
             run.write_results([entry])
             return run, [entry]
 
-        return run_it
-
-    monkeypatch.setattr(workers, "command", command)
+    monkeypatch.setattr(workers, "make_run", make_run)
     monkeypatch.setattr(room, "Workers", Here)
     monkeypatch.chdir(tmp_path)
     return made, wrong
@@ -432,10 +431,10 @@ def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
     )
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, time, types\n"
-        "def dies(settings):\n"
+        "def dies(settings, rows):\n"
         "    open('died', 'a').write('x')\n"
         "    os.kill(os.getpid(), 9)\n"
-        "def sleeps(settings):\n"
+        "def sleeps(settings, rows):\n"
         "    open('asleep', 'a').write(f'{os.getpid()}\\n')\n"
         "    time.sleep(600)\n"
         "def stand_in(module, name, function):\n"
@@ -460,7 +459,7 @@ def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert error.strip() == "stopped"
+    assert error.strip().startswith("stopped by SIGINT; every run that was at work is saved; the same command goes on")
     assert out.count("its process died twice") == 1
     assert (tmp_path / "died").read_text() == "xx"
     states = [one["state"] for one in json.loads((tmp_path / "s/suite.json").read_text())["runs"]]

@@ -123,8 +123,9 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
 
 
 def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
-    """Whether there is an unfinished run of this command with these settings in the folder."""
-    if status_of(path) not in ("stopped", "killed") or command_of(path) != command:
+    """Whether there is a run of this command with these settings in the folder that can go on, or has come to its
+    end."""
+    if status_of(path) not in ("stopped", "killed", "finished") or command_of(path) != command:
         return False
     then, now = read_yaml(path / "config.yaml"), settings.model_dump(mode="json")
     return (path / STATUS).is_file() and {**then, "out": None} == {**now, "out": None}

@@ -156,7 +156,7 @@ def perform(work: Work) -> Outcome:
         print(f"--- {work.title}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
         try:
             assert work.settings.out is not None
-            run, results = _begin_or_go_on(work)
+            run, results = make_run(work)
             if work.source is not None:
                 sources = [read_config(work.source), *read_sources(work.source)]
                 text = yaml.safe_dump({"sources": sources}, sort_keys=False)
@@ -175,7 +175,7 @@ def perform(work: Work) -> Outcome:
     return Outcome(time.perf_counter() - start, results, error, diverged)
 
 
-def _begin_or_go_on(work: Work) -> tuple[Run, list[dict[str, Any]]]:
+def make_run(work: Work) -> tuple[Run, list[dict[str, Any]]]:
     """Make the run; one with the same settings that was stopped goes on where it was."""
     folder = work.settings.out
     assert folder is not None
