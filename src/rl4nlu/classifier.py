@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from .artefacts import check_adapter, check_model
 from .ask import Advance, Prediction
 from .config import validate
 from .errors import UserError
@@ -153,8 +154,10 @@ def restore(run: Path, task: Task, device: str, dtype: str = "auto") -> Classifi
     classifier, _ = _load(name, source, task, is_decoder(name), trained.max_length, precision)
     model = classifier.model
     if not full.is_dir():
+        folder = adapter_folder(run)
+        check_adapter(folder)
         with quiet_peft():
-            model = PeftModel.from_pretrained(model, adapter_folder(run))
+            model = PeftModel.from_pretrained(model, folder)
     return replace(classifier, model=model.to(place))
 
 
@@ -170,19 +173,21 @@ def _load(
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     labels = ("wrong", "right") if task.candidates else ("score",) if task.numeric else task.labels
+    check_model(name, source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             source,
             output_loading_info=True,
             dtype=dtype,
             use_safetensors=True,
+            trust_remote_code=False,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},
             problem_type="regression" if task.numeric else "single_label_classification",
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as wrong:
+    except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         raise UserError(cannot_load(name, wrong, "a classifier")) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -209,7 +214,7 @@ def is_decoder(name: str) -> bool:
         UserError: there is no such model.
     """
     try:
-        config = AutoConfig.from_pretrained(source_of(name))
-    except (OSError, ValueError, KeyError) as wrong:
+        config = AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
+    except Exception as wrong:  # as above
         raise UserError(cannot_load(name, wrong, "a classifier")) from None
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, did_you_mean
+from .redact import redact
 
 Args = Sequence[str]
 
@@ -261,6 +262,8 @@ def main(argv: Args | None = None) -> int:
     # waiting threads of GNU's OpenMP burn their core for long by default; beside another job that slows both manyfold
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        sys.excepthook = _tell_crash
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     if not args or args[0] in ("-h", "--help"):
@@ -278,10 +281,13 @@ def main(argv: Args | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"error: {error}; nothing was changed by this step: try a lower --learning-rate", file=sys.stderr)
+        print(
+            f"error: {redact(str(error))}; nothing was changed by this step: try a lower --learning-rate",
+            file=sys.stderr,
+        )
         return 3
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -289,6 +295,13 @@ def main(argv: Args | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """The traceback of what nobody expected, without tokens."""
+    import traceback
+
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _help() -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from .artefacts import check_adapter, check_model, needs_code
 from .errors import UserError
 from .forward import shares_prefix
 from .settings import LoraSettings
@@ -147,10 +148,13 @@ def load_policy(
     place = device_of(device)
     chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
     source = source_of(name)
+    check_model(name, source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as wrong:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=chosen, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         raise UserError(cannot_load(name, wrong, "a causal language model")) from None
     if model.get_output_embeddings() is None:
         raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
@@ -171,6 +175,7 @@ def load_policy(
 def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Path | None, reference: bool) -> Any:
     if adapter is not None:
         folder = adapter_folder(adapter)
+        check_adapter(folder)
         try:
             model = PeftModel.from_pretrained(model, folder, is_trainable=lora is not None)
             if reference:
@@ -241,7 +246,9 @@ def adapter_folder(run: Path) -> Path:
 
 def base_of(adapter: Path) -> str | None:
     """The base model that an adapter was trained on, as it was named then."""
-    name = json.loads((adapter_folder(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    name = check_adapter(adapter_folder(adapter)).get("base_model_name_or_path")
+    if not isinstance(name, str | None):
+        raise UserError(f"{adapter}: the adapter names no base model (base_model_name_or_path is {name!r})")
     return MINI if name == str(mini_folder()) else name
 
 
@@ -295,10 +302,12 @@ def source_of(name: str) -> str:
 
 def cannot_load(name: str, wrong: Exception, kind: str) -> str:
     """One line on why a model could not be loaded as a model of some kind."""
+    if said := needs_code(name, wrong):
+        return said
     first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
     try:
-        AutoConfig.from_pretrained(source_of(name))
-    except (OSError, ValueError, KeyError):
+        AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
+    except Exception:  # as above
         return f"--model {name}: neither a folder here nor a model that could be loaded from the hub ({first})"
     return f"--model {name}: it cannot be loaded as {kind} ({first})"
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import config, settings
 from .errors import UserError
+from .names import short
 from .tasks.own import dump, is_file
 
 SCHEMA = 1
@@ -39,7 +40,7 @@ class Run:
         """
         names = [name.strip() for name in (settings.task or "task").split(",")]
         task = "+".join(Path(name).stem if is_file(name) else name.replace("/", "-") for name in names)
-        path = claim(settings.out, f"{command}-{task}")
+        path = claim(settings.out, f"{command}-{short(task)}")
         config.save(settings, path / "config.yaml")
         for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
             dump(Path(name), path / "tasks" / Path(name).name)
@@ -72,8 +73,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         assert content["schema"] == SCHEMA
-        return content["results"]
-    except (json.JSONDecodeError, KeyError, TypeError, AssertionError):
+        results = content["results"]
+        assert isinstance(results, list)
+        assert all(isinstance(result["task"], str) for result in results)
+        json.dumps(results, ensure_ascii=False).encode()  # of half a character no page can be made
+        return results
+    except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise UserError(f"{file}: not a results file of schema {SCHEMA}") from None
 
 
@@ -88,7 +93,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def command_of(path: Path) -> str:
     """The command that made a run folder: evaluate, sft, ppo or classify; empty if that is not known."""
     file = path / "command.txt"
-    words = file.read_text(encoding="utf-8").split() if file.is_file() else []
+    words = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
     return words[1] if len(words) > 1 else ""
 
 
