@@ -149,7 +149,6 @@ def test_a_model_folder_that_is_an_adapter(world, capsys):
         ({"peft_type": "evil_module"}, "only LoRA is loaded"),
         ({"target_modules": {"a": 1}}, "cannot be loaded"),
         ({"r": "evil"}, "cannot be loaded"),
-        ({"unknown_to_peft": 1}, "cannot be loaded"),
     ],
 )
 def test_an_adapter_that_names_code(world, capsys, changes, says):
