@@ -18,14 +18,15 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+import rl4nlu
 from rl4nlu import names, redact
 from rl4nlu.cli import main
 from rl4nlu.errors import UserError
-from rl4nlu.models import mini_folder
 from rl4nlu.report import collect, differences, write_page
 from rl4nlu.run import Run
 from rl4nlu.settings import SftSettings
 
+MINI = Path(rl4nlu.__file__).parent / "assets" / "mini"
 TOKEN = "hf_" + "aB3dE6gH9j" * 3 + "XyZw"
 ROWS = "body,topic\nGood.,good\nBad.,bad\n" * 20
 TASK = "train: rows.csv\ntemplate: '{body} Good?'\nlabel: topic\nlabels: {good: yes, bad: no}\n"
@@ -63,7 +64,7 @@ def refused(capsys, *argv: str) -> str:
 
 def a_model(folder: Path, weights: bool = True, **config) -> Path:
     """A copy of the bundled model with other entries in its config."""
-    shutil.copytree(mini_folder(), folder, ignore=None if weights else shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(MINI, folder, ignore=None if weights else shutil.ignore_patterns("*.safetensors"))
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
     return folder
