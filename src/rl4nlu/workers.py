@@ -214,7 +214,7 @@ def _said_to(log: Path) -> Iterator[None]:
         try:
             for number in (1, 2):
                 os.dup2(file.fileno(), number)
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):  # type: ignore[type-var]
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 yield
         finally:
             said.finish()
