@@ -167,24 +167,22 @@ def dumped(value: Any) -> str:
 
 # -- settings files ----------------------------------------------------------------------------------------------------
 
-BITS = [
-    *"[]{},|>'\"\\#-.e1=~:\t\0\x85\u00e9",
-    "a",
-    "task",
-    ": ",
-    "\n",
-    "  ",
-    "- ",
-    "&x ",
-    "*x",
-    "<<",
-    "? ",
-    "---",
-    "...",
-    "lora",
-]
-BITS += [f"!!{kind} " for kind in ("python/name:os.x", "binary", "timestamp", "float", "set", "int", "null", "omap")]
-BITS += ["!x ", "%YAML 9", "null", "0x", "0o", "2024-99-99", "[" * 3000]
+# fmt: off
+BITS = [*"[]{},|>'\"\\#-.e1=~:\t\0\x85\u00e9", "a", "task", ": ", "\n", "  ", "- ", "&x ", "*x", "<<", "? ", "---"]
+KINDS = ("python/name:os.x", "binary", "timestamp", "float", "set", "int", "null", "omap", "bool", "merge", "value")
+BITS += ["!x ", "%YAML 9", "null", "0x", "0o", "2024-99-99", "[" * 3000, "..."]
+BITS += ["lora", *(f"!!{kind} " for kind in KINDS)]
+RAW = ["2024-99-99", "99:99", "0x_", "0b", "0o9", "1" * 5000, "[a]", "[[a], {b: 1}]"]
+RAW += ["{a: b}", "{1: 2}", "{[a]: 1}"]
+RAW += ["{<<: 1}", "{<<: [1]}", "? a", "[" * 3000, "{a: " * 3000, "'", '"\\', "=", "<<", "~", ".nan", "-.inf", "1e999"]
+RAW += ["''"]
+RAW += [f"!!{kind} {value}" for kind in KINDS for value in ("a", "[a]", "{a: b}", "9", "''")]
+RAW += ['"\\ud800"', '"\\0"', "- a"]
+RAW += ["&a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b]\ntask: [*c,*c,*c,*c,*c,*c]"]
+RAW += ["mini", "glue/rte", "gae", "paper", "0.5", "7", "-7", "true", "no", "1_0", "own.yaml", ".."]
+RAW += ["none", "default", "|"]
+RAW += ["&x [*x]", "{r: 1}", "{r: [1]}", "!x y"]
+# fmt: on
 METHODS = {
     "sft": {"command": "sft", "learning_rate": [1e-4, 1e-3]},
     "ppo": {"command": "ppo", "init": "sft", "steps": 2},
@@ -210,6 +208,10 @@ def yaml_file(draw: st.DrawFn, known: list[str], usual: dict[str, Any]) -> bytes
         return draw(st.binary(max_size=200))
     if kind == 1:
         return "".join(draw(st.lists(st.sampled_from(BITS) | TEXT, max_size=20))).encode()
+    if kind in (2, 3, 4):
+        start = yaml.safe_dump(usual) if usual and draw(st.booleans()) else ""
+        lines = [f"{draw(near(known))}: {draw(st.sampled_from(RAW))}" for _ in range(draw(st.integers(1, 3)))]
+        return draw(damaged(start + "\n".join(lines)))
     values = draw(mutated(usual)) if usual else {}
     if not isinstance(values, dict):
         return draw(damaged(yaml.safe_dump(values)))
@@ -219,7 +221,7 @@ def yaml_file(draw: st.DrawFn, known: list[str], usual: dict[str, Any]) -> bytes
         text = yaml.safe_dump(values, allow_unicode=True)
     except (yaml.YAMLError, ValueError):  # what no YAML can hold
         text = dumped(values)
-    if kind == 2:
+    if kind == 5:
         at = draw(st.integers(0, len(text)))
         text = text[:at] + draw(st.sampled_from(BITS)) + text[at:]
     return draw(damaged(text))

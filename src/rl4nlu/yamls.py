@@ -13,7 +13,7 @@ LARGEST, DEEPEST = 100_000, 50
 """Values in a file, each counted as often as it is named, and how deep they may lie in each other."""
 _CORE = "tag:yaml.org,2002:"
 KINDS = {_CORE + kind for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
-EXPECTED = (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError, OverflowError)
+EXPECTED = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError, OverflowError)
 """What PyYAML raises of a file that is none: a 13th month, a number of 5000 digits, a list as a key."""
 
 
