@@ -513,13 +513,13 @@ def a_run(task: str, split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 RUNS = ["glue/rte", "glue/cola", "glue/stsb", "glue/wnli", "superglue/cb", "superglue/multirc", "superglue/record"]
-STEPS = [{"step": i, "loss": 1.0 / (i + 1), "kl": 0.0, "accuracy": 0.5} for i in range(3)]
+STEPS = [{"step": i, "loss": 1.0 / (i + 1)} for i in range(3)]
 
 
 def write_run(folder: Path, drawn: Any, task: str, split: str) -> None:
     folder.mkdir(exist_ok=True)
     results, rows = a_run(task, split)
-    which = drawn.draw(st.integers(0, 5))
+    which = drawn.draw(st.sampled_from([0, 1, 2, 3, 5] * 3 + [4]))  # curves are slow to draw
     results = drawn.draw(mutated(results)) if which in (0, 1) else results
     rows = drawn.draw(mutated(rows)) if which in (2, 3) else rows
     steps = drawn.draw(mutated(STEPS)) if which == 4 else []

@@ -205,8 +205,8 @@ def _usable(task: str, row: Mapping[str, Any]) -> None:
         raise TypeError("meta")
     if task not in META:
         int(row["id"])
-    elif row.get("scores"):
-        float(row["scores"][TASKS[task].labels[-1]])
+    elif row["id"] and row.get("scores"):
+        _ = row["scores"][TASKS[task].labels[-1]] + 0.0
 
 
 def _lines(file: ServerFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
