@@ -170,11 +170,11 @@ def dumped(value: Any) -> str:
 # fmt: off
 BITS = [*"[]{},|>'\"\\#-.e1=~:\t\0\x85\u00e9", "a", "task", ": ", "\n", "  ", "- ", "&x ", "*x", "<<", "? ", "---"]
 KINDS = ("python/name:os.x", "binary", "timestamp", "float", "set", "int", "null", "omap", "bool", "merge", "value")
-BITS += ["!x ", "%YAML 9", "null", "0x", "0o", "2024-99-99", "[" * 3000, "..."]
+BITS += ["!x ", "%YAML 9", "null", "0x", "0o", "2024-99-99", "[" * 400, "..."]
 BITS += ["lora", *(f"!!{kind} " for kind in KINDS)]
 RAW = ["2024-99-99", "99:99", "0x_", "0b", "0o9", "1" * 5000, "[a]", "[[a], {b: 1}]"]
 RAW += ["{a: b}", "{1: 2}", "{[a]: 1}"]
-RAW += ["{<<: 1}", "{<<: [1]}", "? a", "[" * 3000, "{a: " * 3000, "'", '"\\', "=", "<<", "~", ".nan", "-.inf", "1e999"]
+RAW += ["{<<: 1}", "{<<: [1]}", "? a", "[" * 400, "{a: " * 400, "'", '"\\', "=", "<<", "~", ".nan", "-.inf", "1e999"]
 RAW += ["''"]
 RAW += [f"!!{kind} {value}" for kind in KINDS for value in ("a", "[a]", "{a: b}", "9", "''")]
 RAW += ['"\\ud800"', '"\\0"', "- a"]

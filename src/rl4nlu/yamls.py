@@ -9,7 +9,7 @@ import yaml
 
 from .errors import UserError
 
-LARGEST, DEEPEST = 100_000, 50
+LARGEST, DEEPEST = 20_000, 50
 """Values in a file, each counted as often as it is named, and how deep they may lie in each other."""
 _CORE = "tag:yaml.org,2002:"
 KINDS = {_CORE + kind for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
