@@ -16,6 +16,9 @@ test: .venv/installed        ## all tests that need no more than a few minutes, 
 test-slow: .venv/installed   ## the learning tests on real and bundled tasks
 	$(BIN)/python -m pytest -m slow
 
+fuzz: .venv/installed        ## 10,000 odd files, flags, rows, prompts, answers and runs of each kind, other ones each time
+	RL4NLU_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py --numprocesses auto
+
 check: .venv/installed       ## format, lint, types, generated docs in step with the code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -33,4 +36,4 @@ bench: .venv/installed       ## examples a second of every stage on this machine
 real: .venv/installed        ## the table of docs/results.md, from the official files in DATA
 	$(BIN)/python scripts/real.py --data $(DATA)
 
-.PHONY: demo test test-slow check fix bench real
+.PHONY: demo test test-slow fuzz check fix bench real

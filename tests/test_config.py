@@ -182,3 +182,18 @@ WORDS = ["--task", "--limit", "--lora.r", "x", "3", "-1", "--no-chat", "--", "="
 def test_no_flags_end_in_a_traceback(args):
     found = outcome(given_args, SftSettings, *args)
     assert isinstance(found, SftSettings) or "\n" not in found.strip()
+
+
+ODD = ["seed: 2024-99-99", "seed: !!bool 9", "seed: !!int ''", "seed: !!timestamp a", "preset: [a]", "? [a]\n: b"]
+ODD += ["a: " + "[" * 3000, f"seed: {'9' * 5000}", "lora: &x {r: *x}", "model: a\nmodel: b", "seed: !!float a"]
+BILLION = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize("text", [*ODD, BILLION])
+def test_odd_yaml_is_one_line(tmp_path, text):
+    """What fuzzing found: PyYAML lets other errors through than its own, and anchors that name each other grow without
+    end."""
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        parse(SftSettings, [str(tmp_path / "odd.yaml")], "rl4nlu", "")
+    assert len(str(error.value)) < 5000

@@ -149,7 +149,7 @@ def broken(**changes) -> str:
         (broken(metrics=["spearman"]), "spearman is for numbers"),
         (broken(labels=None, numbers={"low": 0, "high": 5}, metrics=["f1"]), "f1 is for labels"),
         (broken(labels=["a", "b", "c"], metrics=["f1"]), "f1 is for two labels; with more take macro_f1"),
-        (broken(name="my task!"), "name: string should match pattern"),
+        (broken(name="my task!"), "name: it begins with a letter or a digit"),
         (broken(fields={"text": "a"}), ":6: fields: the template shows no {text}"),
         (broken(free=["A"]), r":6: free: the template shows no {A}"),
         ("x: &x [*x]\n", "an anchor .* stands within itself"),

@@ -40,6 +40,10 @@ def rows(prediction, n=146, **other) -> list[dict]:
         ("superglue/wsc", [{**row, "id": "a" + row["id"]} for row in rows("True")]),
         ("superglue/multirc", rows("True")),
         ("superglue/record", rows("True", meta={"query": 0})),
+        ("superglue/record", [{"prediction": "True", "meta": {"query": 0, "entity": "x"}}]),
+        ("superglue/record", rows("True", meta={"query": [0], "entity": "x"})),
+        ("superglue/multirc", rows("True", meta={"paragraph": [0], "question": 0, "answer": 0})),
+        ("glue/wnli", [{"id": float("inf"), "prediction": "entailment"}]),
     ],
 )
 def test_predictions_that_no_server_file_can_be_made_of_are_named_by_line(tmp_path, task, bad):

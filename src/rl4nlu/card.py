@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shlex
 from typing import Any
 
@@ -17,6 +19,7 @@ def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> N
     """Write README.md: what was trained on what, how well it does, how to use it and how to run it again."""
     first = results[0]
     tasks = ", ".join(f"`{result['task']}`" for result in results)
+    model = _plain(settings.model or "")
     whole = first.get("tune") == "full"
     kind = "A classifier" if first["method"] == "classify" else "A LoRA adapter"
     asked = "" if first["method"] == "classify" else f"template `{first['template']}`, "
@@ -32,8 +35,8 @@ def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> N
     }
     lines = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {' and '.join(result['task'] for result in results)} by {first['method']} on {settings.model}",
-        f"{kind} for `{settings.model}`, trained with rl4nlu by {first['method']} on "
+        f"# {' and '.join(result['task'] for result in results)} by {first['method']} on {model}",
+        f"{kind} for `{model}`, trained with rl4nlu by {first['method']} on "
         f"{first['train_rows']} rows of {tasks} in {first['steps']} steps ({asked}seed {settings.seed}).",
         "## Results",
         "| task | split | n | metric | value | standard error |\n|---|---|---|---|---|---|",
@@ -65,6 +68,11 @@ def write_card(run: Run, settings: Settings, results: list[dict[str, Any]]) -> N
         "All settings are in `config.yaml`, the versions of the libraries in `environment.json`.",
     ]
     files.write_text(run.path / "README.md", "\n\n".join(lines) + "\n")
+
+
+def _plain(name: str) -> str:
+    """A name that says the same on the page, and nothing else: it opens no link, no tag and no code."""
+    return html.escape(re.sub(r"[`|\[\]\s]+", " ", name), quote=False)
 
 
 def _index_entry(result: dict[str, Any]) -> dict[str, Any]:

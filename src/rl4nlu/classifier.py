@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils import logging as transformers_logging
 
 from . import stop
+from .artefacts import check_no_adapter
 from .ask import Advance, Prediction
 from .errors import UserError
 from .guards import check_finite
@@ -199,19 +200,21 @@ def _load(
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     labels = ("wrong", "right") if task.candidates else ("score",) if task.numeric else task.labels
+    check_no_adapter(name, source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             source,
             output_loading_info=True,
             dtype=dtype,
             use_safetensors=True,
+            trust_remote_code=False,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},
             problem_type="regression" if task.numeric else "single_label_classification",
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as wrong:
+    except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         raise UserError(cannot_load(name, wrong, "a classifier")) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -238,7 +241,7 @@ def is_decoder(name: str) -> bool:
         UserError: there is no such model.
     """
     try:
-        config = AutoConfig.from_pretrained(source_of(name))
-    except (OSError, ValueError, KeyError) as wrong:
+        config = AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
+    except Exception as wrong:  # as above
         raise UserError(cannot_load(name, wrong, "a classifier")) from None
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING

@@ -6,10 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from . import stop
 from .commands import COMMANDS, Args
 from .errors import Diverged, Halted, UserError, did_you_mean
+from .redact import redact
 
 
 def main(argv: Args | None = None) -> int:
@@ -22,6 +24,8 @@ def main(argv: Args | None = None) -> int:
     # waiting threads of GNU's OpenMP burn their core for long by default; beside another job that slows both manyfold
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        sys.excepthook = _tell_crash
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     if not args or args[0] in ("-h", "--help"):
@@ -40,10 +44,10 @@ def main(argv: Args | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except Halted as error:
-        print(f"error: {' '.join(str(error).split())}{_next_step(error)}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}{_next_step(error)}", file=sys.stderr)
         return error.exit_code
     except stop.Interrupted as signal:
         with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
@@ -68,6 +72,13 @@ def _what_is_kept(signal: stop.Interrupted) -> str:
         return "; no run was begun" if not signal.kept else f"; {signal.kept}"
     kept = f"; {signal.kept}" if signal.kept else ""
     return f"{kept}; go on: rl4nlu resume {signal.run}"
+
+
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """The traceback of what nobody expected, without tokens."""
+    import traceback
+
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _help() -> str:

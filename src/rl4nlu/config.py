@@ -7,7 +7,7 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +15,13 @@ import tyro
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from . import files
+from . import files, yamls
 from .errors import UserError, did_you_mean
+from .redact import redact
 from .settings import PRESETS, Frozen, Settings
 
 S = TypeVar("S", bound=Frozen)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
@@ -50,7 +52,7 @@ def with_preset(kind: type[Frozen], values: dict[str, Any], preset: str | None =
     """
     preset = preset or values.get("preset", "default")
     presets = {"default": {}, **PRESETS.get(kind, {})}
-    if preset not in presets:
+    if not isinstance(preset, str) or preset not in presets:
         near = did_you_mean(str(preset), presets)
         raise UserError(f"preset: no such preset {preset!r}{near}; choose {' or '.join(presets)}")
     return _merge(presets[preset], values)
@@ -64,14 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such settings file; flags start with --, e.g. --task glue/rte") from None
     except (OSError, UnicodeDecodeError) as wrong:
         raise UserError(f"{path}: cannot be read as a settings file ({wrong})") from None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as wrong:
-        mark = getattr(wrong, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}{line}: not valid YAML ({getattr(wrong, 'problem', None) or 'cannot be parsed'}); mend this line"
-        ) from None
+    values = yamls.values(path, text)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -82,9 +77,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def validate(kind: type[S], values: dict[str, Any]) -> S:
     """Settings from plain values; all that is wrong in one message."""
     try:
-        return kind.model_validate(values)
+        return vetted(kind.model_validate(values))
     except ValidationError as wrong:
         raise UserError("; ".join(_explain(kind, error) for error in wrong.errors())) from None
+
+
+def vetted(settings: S) -> S:
+    """The settings, if they can be written down as they are: into a run folder, a log, a path.
+
+    Raises:
+        UserError: one holds an access token, which stays out of all files, or letters that no name has.
+    """
+    for name, value in _texts(settings.model_dump(mode="json")):
+        if _CONTROL.search(value):
+            raise UserError(f"{name}: line breaks and other control characters have no place here (got {value[:80]!r})")
+        if redact(value) != value:
+            raise UserError(
+                f"{name}: an access token or a password stands here, and settings are kept in files: "
+                "put the token into the environment (HF_TOKEN) and leave it out here"
+            )
+    return settings
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in plain values, names among them, each with the name of its setting."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield name, str(key)
+            yield from _texts(inner, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, name)
 
 
 def save(settings: Settings, path: Path) -> None:
@@ -159,7 +184,7 @@ def _flags_over(kind: type[S], base: S, args: list[str], prog: str, description:
     width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100" if {"-h", "--help"} & set(args) else "2000"
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, default=base, args=args, prog=prog, description=description)
+            return vetted(tyro.cli(kind, default=base, args=args, prog=prog, description=description))
     except SystemExit as stop:
         if stop.code == 0:
             raise

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import files
+from .artefacts import check_no_adapter, needs_code
 from .errors import Diverged, UserError
 from .forward import shares_prefix
 from .memory import Memory
@@ -156,10 +157,13 @@ def load_policy(
     place = device_of(device)
     chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
     source = source_of(name)
+    check_no_adapter(name, source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as wrong:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=chosen, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         raise UserError(cannot_load(name, wrong, "a causal language model")) from None
     if model.get_output_embeddings() is None:
         raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
@@ -239,10 +243,12 @@ def lora_config(lora: LoraSettings, kind: str = "CAUSAL_LM", fresh: Sequence[str
 
 def cannot_load(name: str, wrong: Exception, kind: str) -> str:
     """One line on why a model could not be loaded as a model of some kind."""
+    if said := needs_code(name, wrong):
+        return said
     first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
     try:
-        AutoConfig.from_pretrained(source_of(name))
-    except (OSError, ValueError, KeyError):
+        AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
+    except Exception:  # as above
         return (
             f"--model {name}: neither a folder here nor a model that could be loaded from the hub ({first}); give a "
             "folder, a name on the hub, or mini"

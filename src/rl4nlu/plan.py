@@ -24,6 +24,7 @@ from typing import Any
 
 from .config import names, validate, with_preset
 from .errors import UserError, did_you_mean
+from .names import problem, short
 from .rewards import check_reward
 from .settings import RUNS, EvaluateSettings, PpoSettings, Settings, SuiteSettings
 from .tasks import find_all
@@ -169,8 +170,8 @@ class _Method:
             UserError: it is not what its command takes, or names a method that is not there.
         """
         where, values = f"methods.{name}", _flat(given)
-        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-            raise UserError(f"{where}: name a method with letters, digits and - only; folders are called after it")
+        if wrong_name := problem(name):
+            raise UserError(f"methods.{name[:80]!r}: name a method with letters, digits and - ({wrong_name})")
         command, steps = values.pop("command", None), values.pop("steps", None)
         if command not in COMMANDS:
             near = did_you_mean(str(command), COMMANDS)
@@ -240,7 +241,8 @@ def _candidates(method: _Method, task: str, merged: Mapping[Group, Mapping[str, 
     for combination in product(*grid.values()):
         tried = dict(zip(grid, combination, strict=True))
         rest = {key: _resolve(group, key, merged) for key in merged[group] if key not in grid}
-        name = re.sub(r"[^\w.+=-]", "_", "-".join(f"{key}={show(value)}" for key, value in tried.items()))
+        shown = "-".join(f"{key}={show(value)}" for key, value in tried.items())
+        name = short(re.sub(r"[^\w.+=-]", "_", shown))
         values = {**rest, "eval_limit": CANDIDATE_ROWS, **tried}
         jobs.append(method.job(f"tuning/{method.name}/{_dashed(task)}-{name}", task, seed, values, tried=tried))
     return jobs
@@ -335,7 +337,7 @@ def _number(value: Any) -> Any:
 
 def _dashed(task: str) -> str:
     parts = [part.strip() for part in task.split(",")]
-    return "+".join(Path(p).stem if p.endswith((".yaml", ".yml")) else p.replace("/", "-") for p in parts)
+    return short("+".join(Path(p).stem if p.endswith((".yaml", ".yml")) else p.replace("/", "-") for p in parts))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

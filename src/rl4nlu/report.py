@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from typing import Any
 
 import jinja2
 
+from . import saved
 from .compare import Difference, compare, holm
 from .errors import UserError
 from .metrics import Outcome
-from .run import read_results
 from .tables import averages, grid, heads, main_metric, p_text, rows_text
 from .tasks import TASKS, Example, Task
 from .tasks.own import read_task
@@ -54,21 +54,24 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
     for path in paths:
         inner = sorted(file.parent for file in path.glob("*/results.json")) if path.is_dir() else []
         folders += [path] if (path / "results.json").is_file() or not inner else inner
-    return [_view(folder) for folder in folders]
+    runs = [_view(folder) for folder in folders]
+    saved.same_metrics([result for run in runs for result in run.results])
+    return runs
 
 
 def _view(folder: Path) -> RunView:
     own = [read_task(path) for path in sorted((folder / "tasks").glob("*"))]
-    results = [{**result, "run": folder.name} for result in read_results(folder)]
+    results = [{**result, "run": folder.name} for result in saved.results(folder)]
     known = {**TASKS, **{task.name: task for task in own}}
+    tasks = {result["task"]: known[result["task"]] for result in results if result["task"] in known}
     return RunView(
         folder,
         results,
-        _lines(folder / "metrics.jsonl"),
-        _lines(folder / "predictions.jsonl"),
-        _text(folder / "command.txt"),
-        _text(folder / "config.yaml"),
-        {result["task"]: known[result["task"]] for result in results if result["task"] in known},
+        saved.steps(folder),
+        saved.predictions(folder, tasks),
+        saved.text(folder / "command.txt"),
+        saved.text(folder / "config.yaml"),
+        tasks,
     )
 
 
@@ -145,7 +148,13 @@ def write_page(runs: Sequence[RunView], out: Path, found: Sequence[Difference]) 
 
 def _curves(run: RunView) -> list[str]:
     """Learning curves as inline SVGs: each logged quantity faint, its running mean on top."""
-    return [_curve(run.steps, name) for name in CURVES if name in run.steps[0]]
+    logged = [(name, [row for row in run.steps if _plottable(row.get(name))]) for name in CURVES]
+    return [_curve(rows, name) for name, rows in logged if rows]
+
+
+def _plottable(value: Any) -> bool:
+    """Whether a curve can go through it: a number, and none that the axes could not hold."""
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e30
 
 
 def _curve(steps: list[dict[str, Any]], name: str) -> str:
@@ -183,19 +192,3 @@ def _right(run: RunView, row: dict[str, Any]) -> bool:
     if task is not None and task.numeric and row["prediction"] is not None:
         return task.nearest(float(row["prediction"])) == task.nearest(float(row["gold"]))
     return row["prediction"] == row["gold"]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        try:
-            found += [json.loads(line)] if line else []
-        except ValueError:
-            raise UserError(f"{path}:{number}: not a JSON object; was the run stopped here? run it again") from None
-    return found
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import config, files, settings
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError
+from .names import short
 from .stop import Interrupted
 from .tasks.own import dump, is_file
 
@@ -76,7 +77,7 @@ class Run:
         """
         names = [name.strip() for name in (settings.task or "task").split(",")]
         task = "+".join(Path(name).stem if is_file(name) else name.replace("/", "-") for name in names)
-        path = claim(settings.out, f"{command}-{task}")
+        path = claim(settings.out, f"{command}-{short(task)}")
         run = cls(path)
         try:
             config.save(settings, path / "config.yaml")
@@ -249,8 +250,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         assert content["schema"] == SCHEMA
-        return content["results"]
-    except (ValueError, KeyError, TypeError, AssertionError):
+        results = content["results"]
+        assert isinstance(results, list)
+        assert all(isinstance(result["task"], str) for result in results)
+        json.dumps(results, ensure_ascii=False).encode()  # of half a character no page can be made
+        return results
+    except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise UserError(
             f"{file}: not a results file of schema {SCHEMA}; give the folder of a run of this version, or run it again"
         ) from None
@@ -267,7 +272,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def command_of(path: Path) -> str:
     """The command that made a run folder: evaluate, sft, ppo or classify; empty if that is not known."""
     file = path / "command.txt"
-    words = file.read_text(encoding="utf-8").split() if file.is_file() else []
+    words = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
     return words[1] if len(words) > 1 else ""
 
 

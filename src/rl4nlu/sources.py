@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from .artefacts import check_kind, read_json
 from .errors import UserError
 
 MINI = "mini"
@@ -33,6 +32,7 @@ def adapter_folder(run: Path) -> Path:
                     "folder of a finished run, or train this one again"
                 )
             check_weights(folder / "adapter_model.safetensors")
+            check_kind(folder)
             return folder
     if not run.exists():
         raise UserError(f"{run}: no such run folder; `rl4nlu sft` and `rl4nlu ppo` make them")
@@ -48,7 +48,6 @@ def check_adapter(run: Path) -> Path:
         UserError: something is missing or torn.
     """
     folder = adapter_folder(run)
-    read_json(folder / "adapter_config.json")
     if (run / VALUE_HEAD).is_file():
         check_weights(run / VALUE_HEAD)
     if (run / LABEL_BIAS).is_file():
@@ -59,6 +58,10 @@ def check_adapter(run: Path) -> Path:
 def base_of(adapter: Path) -> str | None:
     """The base model that an adapter was trained on, as it was named then."""
     name = read_json(adapter_folder(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(name, str | None):
+        raise UserError(
+            f"{adapter}: the adapter names no base model (base_model_name_or_path is {name!r}); train it again"
+        )
     return MINI if name == str(mini_folder()) else name
 
 
@@ -140,23 +143,6 @@ def check_weights(path: Path) -> None:
         raise UserError(
             f"{path}: not a whole safetensors file ({str(wrong).splitlines()[0][:200]}); copy it again, or train again"
         ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that belongs to a model.
-
-    Raises:
-        UserError: it holds none.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as wrong:
-        raise UserError(f"{path}: this JSON cannot be read ({wrong}); copy the folder again") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: a JSON object is needed, and a {type(content).__name__} stands here; copy the folder again"
-        )
-    return content
 
 
 def lacks_chat_template(source: str) -> bool:

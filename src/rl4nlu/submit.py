@@ -24,6 +24,7 @@ from .run import read_results
 from .tasks import TASKS, Example
 
 HEADER = "index\tprediction"
+LARGEST = 10**8  # bytes of a zip's files; the largest submission has a twentieth of that
 SHOWN = 5
 """Problems of one file that are told; the others are counted."""
 MULTIRC = {"passage": 166, "question": 1820}
@@ -188,7 +189,7 @@ def _predictions(run: Path, task: str) -> list[dict[str, Any]]:
                 if row["task"] == task:
                     _usable(task, row)
                     rows.append(row)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 raise UserError(f"{path}:{number}: this line is not a prediction of this version of rl4nlu") from None
     return rows
 
@@ -200,10 +201,12 @@ def _usable(task: str, row: Mapping[str, Any]) -> None:
         float(said)
     elif said is not None and said not in TASKS[task].labels:
         raise ValueError(f"{said!r} is no label of {task}")
-    for name in META.get(task, ()):
-        _ = row["meta"][name]
+    if not all(isinstance(row["meta"][name], str if name == "entity" else int) for name in META.get(task, ())):
+        raise TypeError("meta")
     if task not in META:
         int(row["id"])
+    elif row["id"] and row.get("scores"):
+        _ = row["scores"][TASKS[task].labels[-1]] + 0.0
 
 
 def _lines(file: ServerFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -252,6 +255,8 @@ def check_zip(path: Path) -> tuple[list[str], list[str]]:
         raise UserError(f"{path}: no such file; `rl4nlu submit RUN... --out {path}` writes one")
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                return [f"{path}: unpacked it is larger than any submission"], []
             if (broken := archive.testzip()) is not None:
                 return [f"{path}: {broken} is damaged"], []
             contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}

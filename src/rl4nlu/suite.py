@@ -18,6 +18,7 @@ from rich.table import Table
 from . import files
 from .config import validate
 from .errors import UserError
+from .names import short
 from .plan import SOURCES, Group, Job, Plan, make_plan, show
 from .report import collect, differences, write_page
 from .run import read_config
@@ -167,7 +168,7 @@ class Study:
 
     def log(self, job: Job) -> Path:
         """Where all is that a run says."""
-        return self.out / "logs" / f"{job.name.removeprefix('runs/').replace('/', '-')}.txt"
+        return self.out / "logs" / f"{short(job.name.removeprefix('runs/').replace('/', '-'))}.txt"
 
     def _count(self) -> str:
         over = sum(state not in ("planned", "running") for state in self.state.values())

@@ -144,11 +144,11 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
     for head in ("task", "metric", "n"):
         table.add_column(head, no_wrap=True, overflow="fold")
     for head in columns:
-        table.add_column(head.replace(" (", "\n("), justify="right", no_wrap=True, overflow="fold")
+        table.add_column(escape(head.replace(" (", "\n(")), justify="right", no_wrap=True, overflow="fold")
     metric = {result["task"]: main_metric(result) for result in results if result["metrics"]}
     for task, row in cells.items():
         texts = {h: f"[bold]{escape(row[h].text)}[/]" if row[h].best else escape(row[h].text) for h in row}
-        table.add_row(task, metric[task], rows_text(row), *[texts.get(h, "") for h in columns])
+        table.add_row(escape(task), escape(metric[task]), rows_text(row), *[texts.get(h, "") for h in columns])
     for name, values in averages(results).items():
         table.add_row(name, "", "", *[escape(values.get(h, "")) for h in columns])
     return table
@@ -170,7 +170,9 @@ def difference_table(found: Sequence[Difference]) -> Table:
     for one in found:
         span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
         verdict = "[bold]real[/]" if one.real else "may be chance"
-        table.add_row(one.task, one.a, one.b, f"{100 * one.delta:+.1f}", span, p_text(one.p), verdict)
+        table.add_row(
+            escape(one.task), escape(one.a), escape(one.b), f"{100 * one.delta:+.1f}", span, p_text(one.p), verdict
+        )
     return table
 
 
@@ -191,7 +193,9 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
         console.print(terminal_table(results))
     for result in results:
         if not result["metrics"]:
-            console.print(f"{result['task']}: {result['n']} answers; these rows have no gold labels to judge them by")
+            console.print(
+                f"{escape(result['task'])}: {result['n']} answers; these rows have no gold labels to judge them by"
+            )
     for meaning in ("wrong", "random"):
         counted = [result for result in results if result.get("unparsable_as", "wrong") == meaning]
         if unparsable := sum(result["unparsable"] for result in counted):

@@ -24,6 +24,7 @@ import yaml
 
 from .config import read_yaml
 from .errors import UserError
+from .redact import Redacted, redact, scrub
 from .resume import function_of, may_be_reopened, prepare
 from .run import Run, read_config, read_results
 from .settings import Settings
@@ -169,7 +170,7 @@ def perform(work: Work) -> Outcome:
             print(f"stopped by {stopped}; {stopped.kept}")
             error = "stopped"
         except Exception as wrong:
-            traceback.print_exc()
+            print(traceback.format_exc(), end="", file=sys.stderr)
             error, diverged = _one_line(wrong), isinstance(wrong, FloatingPointError)
     gc.collect()
     return Outcome(time.perf_counter() - start, results, error, diverged)
@@ -221,20 +222,21 @@ def _said_to(log: Path) -> Iterator[None]:
     """All that this process says goes to a file, what libraries in C say too."""
     with log.open("a", buffering=1, encoding="utf-8") as file:
         streams = (sys.stdout, sys.stderr)
-        kept = [os.dup(number) for number in (1, 2)]
+        kept, said = [os.dup(number) for number in (1, 2)], Redacted(file)
         try:
             for number in (1, 2):
                 os.dup2(file.fileno(), number)
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 yield
         finally:
-            file.flush()
+            said.finish()
             for stream, number, old in zip(streams, (1, 2), kept, strict=True):
                 stream.flush()
                 os.dup2(old, number)
                 os.close(old)
+            scrub(log)
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = redact(" ".join(str(error).split()))
     return text if isinstance(error, UserError | FloatingPointError) else f"{type(error).__name__}: {text}".rstrip(": ")

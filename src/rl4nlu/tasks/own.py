@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .. import yamls
 from ..errors import UserError, did_you_mean
+from ..names import problem, short
 from .task import Table, Task, template_fields
 
 SUITE = "own"
@@ -43,7 +45,7 @@ class Hub(_Strict):
 class TaskFile(_Strict):
     """What a task file may say. `rl4nlu new task my.yaml` writes one with comments."""
 
-    name: str | None = Field(None, pattern=r"^[\w.-]+$")
+    name: str | None = None
     """Name in results (default: the file's)."""
     train: str | None = None
     """Training rows: a .csv, .tsv, .jsonl or .parquet file, relative to this file; or the split's name on the hub."""
@@ -116,7 +118,8 @@ def dump(task_file: Path, into: Path) -> None:
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"[^\w.-]", "-", path.stem)
+    name = short(re.sub(r"[^\w.-]", "-", path.stem))
+    return f"task-{name}" if problem(name) else name
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
@@ -127,20 +130,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         raise UserError(f"{path}: no such task file; `rl4nlu new task {path}` writes one to fill in") from None
     except (OSError, UnicodeDecodeError) as wrong:
         raise UserError(f"{path}: cannot be read as a task file ({wrong})") from None
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as wrong:
-        mark = getattr(wrong, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(wrong, "problem", None) or "cannot be parsed"
-        raise UserError(f"{where}: not valid YAML ({problem}); mend this line") from None
+    node = yamls.nodes(path, text)
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:1: a task file holds lines of `name: value`; `rl4nlu new task FILE` writes one")
     line: dict[tuple[str, ...], int] = {}
-    try:
-        return _value(node, (), line, path), line
-    except RecursionError:
-        raise UserError(f"{path}: an anchor (&) stands within itself") from None
+    return _value(node, (), line, path), line
 
 
 def _value(node: Any, at: tuple[str, ...], line: dict[tuple[str, ...], int], path: Path) -> Any:
@@ -184,6 +178,8 @@ def _explain(error: Any) -> str:
 def _problems(said: TaskFile) -> list[tuple[str, str]]:
     """(entry, what is wrong with it)."""
     found: list[tuple[str, str]] = []
+    if said.name is not None and (wrong_name := problem(said.name)):
+        found.append(("name", f"name: {wrong_name} (got {said.name[:80]!r})"))
     if said.train is None and said.test is None and said.dev is None:
         found.append(("train", "no rows: name a file at train (and dev, test)"))
     if (said.labels is None) == (said.numbers is None):

@@ -1,0 +1,178 @@
+"""What run folders say, checked: they may come from others, or a run may have been stopped in the middle of a line."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from .errors import UserError
+from .run import read_results
+from .tasks import Task
+
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=500)]
+"""Text that stands in a table, in the terminal too, where control characters would give orders."""
+Count = Annotated[int, Field(ge=0, le=10**12)]
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Result(_Read):
+    task: Line
+    method: Line
+    model: Line
+    seed: Count
+    n: Count
+    shots: Count
+    decode: Line
+    metrics: dict[Line, Annotated[float, Field(ge=-1.001, le=1.001)]]
+    stderr: dict[Line, Annotated[float, Field(ge=0, le=1e3)]]
+    unparsable: Count
+    cut_rows: Count
+    seconds: float
+    name: Line = ""
+    estimator: Line = ""
+    actions: Line = ""
+    template: Line = ""
+    calibrate: Line = ""
+    unparsable_as: Line = ""
+
+
+class _Row(_Read):
+    id: str
+    gold: str | None
+    prediction: str | None
+    task: Line = ""
+    scores: dict[str, Annotated[float, Field(le=0.001)]] | None = None
+    text: str | None = None
+    group: str | None = None
+    document: str | None = None
+    meta: dict[str, Any] = {}
+
+
+class _Step(_Read):
+    step: Annotated[float, Field(ge=0, le=1e12)]
+
+
+_RESULTS, _ROW, _STEP = TypeAdapter(list[_Result]), TypeAdapter(_Row), TypeAdapter(_Step)
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The results of a run, with all that a table needs.
+
+    Raises:
+        UserError: they lack something, or something in them is of the wrong kind.
+    """
+    found = read_results(folder)
+    _validate(_RESULTS, found, f"{folder / 'results.json'}")
+    for result in found:
+        if set(result["metrics"]) != set(result["stderr"]):
+            raise UserError(f"{folder / 'results.json'}: {result['task']} has not one standard error for each metric")
+    return found
+
+
+def predictions(folder: Path, tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
+    """The rows of predictions.jsonl; those of the given tasks can be judged.
+
+    Raises:
+        UserError: one is no prediction.
+    """
+    rows = lines(folder / "predictions.jsonl", _ROW)
+    for number, row in enumerate(rows, 1):
+        for task in [tasks[row["task"]]] if row.get("task") in tasks else tasks.values() if "task" not in row else []:
+            if not _can_be_judged(task, row):
+                where = f"{folder / 'predictions.jsonl'}: row {number}"
+                raise UserError(f"{where}: gold, prediction or scores are none of {task.name}")
+    return rows
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run.
+
+    Raises:
+        UserError: a line is no step.
+    """
+    return lines(folder / "metrics.jsonl", _STEP)
+
+
+def lines(path: Path, kind: TypeAdapter[Any]) -> list[dict[str, Any]]:
+    """The objects in a JSONL file, none where it is not there.
+
+    Raises:
+        UserError: a line is not what it should be.
+    """
+    found = []
+    for number, line in enumerate(text(path).split("\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as wrong:
+                raise UserError(f"{path}:{number}: not a JSON object ({str(wrong)[:100]})") from None
+            if "\\ud" in line.lower() and _HALF.search(json.dumps(row, ensure_ascii=False)):
+                raise UserError(f"{path}:{number}: half a character stands here (a lone \\ud800 to \\udfff)")
+            _validate(kind, row, f"{path}:{number}")
+            found.append(row)
+    return found
+
+
+def text(path: Path) -> str:
+    """What stands in a file of a run; nothing where it is not there.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise UserError(f"{path}: cannot be read ({wrong})") from None
+
+
+def same_metrics(found: Sequence[Mapping[str, Any]]) -> None:
+    """Every two results of a task are told by the same metric.
+
+    Raises:
+        UserError: they are not.
+    """
+    first: dict[str, str] = {}
+    for result in found:
+        main = next(iter(result["metrics"]), None)
+        if main is not None and first.setdefault(result["task"], main) not in result["metrics"]:
+            raise UserError(f"{result['task']}: one run has {first[result['task']]}, and one {main}: report them apart")
+
+
+def _validate(kind: TypeAdapter[Any], values: Any, where: str) -> None:
+    try:
+        kind.validate_python(values)
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        at = ".".join(str(part)[:50] for part in first["loc"])
+        raise UserError(f"{where}: not written by this version of rl4nlu ({at}: {first['msg'][:100]})") from None
+
+
+def _can_be_judged(task: Task, row: Mapping[str, Any]) -> bool:
+    said = [value for value in (row["gold"], row["prediction"]) if value is not None]
+    if task.numeric:
+        return all(_in_range(task, value) for value in said)
+    if not all(value in task.labels for value in said) or (row.get("scores") and task.labels[-1] not in row["scores"]):
+        return False
+    if "record_f1" in task.metrics:
+        meta = row.get("meta", {})
+        texts = [meta.get("entity"), *(meta["answers"] if isinstance(meta.get("answers"), list) else [None])]
+        return len(texts) > 1 and all(isinstance(one, str) for one in texts)
+    return True
+
+
+def _in_range(task: Task, value: str) -> bool:
+    try:
+        low, high = float(task.labels[0]), float(task.labels[-1])
+        return math.isfinite(float(value)) and low - 1 <= float(value) <= high + 1
+    except ValueError:
+        return False
