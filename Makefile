@@ -16,6 +16,12 @@ test: .venv/installed        ## all tests that need no more than a few minutes, 
 test-slow: .venv/installed   ## the learning tests on real and bundled tasks
 	$(BIN)/python -m pytest -m slow
 
+faults: .venv/installed      ## kill -9 at 50 moments, SIGTERM and SIGINT at 20, a full disk at every write
+	RL4NLU_KILLS=50 RL4NLU_TERMS=20 $(BIN)/python -m pytest tests/test_kill.py tests/test_guards.py --numprocesses auto --dist loadfile
+
+soak: .venv/installed        ## 20,000 steps: neither memory nor the run folder grows
+	$(BIN)/python -m pytest tests/test_soak.py -s
+
 fuzz: .venv/installed        ## 10,000 odd files, flags, rows, prompts, answers and runs of each kind, other ones each time
 	RL4NLU_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py --numprocesses auto
 
@@ -36,4 +42,4 @@ bench: .venv/installed       ## examples a second of every stage on this machine
 real: .venv/installed        ## the table of docs/results.md, from the official files in DATA
 	$(BIN)/python scripts/real.py --data $(DATA)
 
-.PHONY: demo test test-slow fuzz check fix bench real
+.PHONY: demo test test-slow faults soak fuzz check fix bench real

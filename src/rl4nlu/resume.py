@@ -42,7 +42,7 @@ def rest_of(path: Path, settings: ResumeSettings | None = None) -> Rest:
     """
     if not path.is_dir():
         near = did_you_mean(path.name, [one.name for one in path.parent.glob("*/")] if path.parent.is_dir() else [])
-        raise UserError(f"{path}: no such run folder{near}; the first line of every run says where it writes")
+        raise UserError(f"{path}: no such run folder{near}; runs say at their start where they write")
     if (path / "suite.json").is_file():
         raise UserError(f"{path} is the folder of a suite: give its command again, it goes on where it was")
     command = command_of(path)

@@ -62,10 +62,12 @@ class Run:
             UserError: the folder is not as it should be, or another process works in it.
         """
         if not reopened:
-            return cls.create(command, settings)
-        assert settings.out is not None
-        run = cls(settings.out, reopened=True)
-        run.note("running")
+            run = cls.create(command, settings)
+        else:
+            assert settings.out is not None
+            run = cls(settings.out, reopened=True)
+            run.note("running")
+        print(f"run folder: {run.path}", file=sys.stderr)
         return run
 
     @classmethod

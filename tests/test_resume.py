@@ -1,0 +1,212 @@
+"""`rl4nlu resume`: by row, from another folder, past broken checkpoints; and what cannot be gone on with is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from outcomes import assert_same_outcome
+from rl4nlu import stop
+from rl4nlu.ask import CHUNK
+from rl4nlu.cli import main
+from rl4nlu.run import Run, status_of
+
+SFT = (
+    "sft --task mini/question --batch-size 8 --limit 100 --eval-limit 20 --max-steps 6 --save-every 1 --select-rows 10"
+)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sft(model: Path, out: str) -> int:
+    return main([*SFT.split(), "--model", str(model), "--out", out])
+
+
+def interrupt_at(step: int, monkeypatch) -> None:
+    """A signal comes when this step has been logged."""
+    log = Run.log
+
+    def logging(self, row):
+        log(self, row)
+        if row["step"] == step:
+            stop._State.asked = 15
+
+    monkeypatch.setattr(Run, "log", logging)
+
+
+def begun(model: Path, out: str, monkeypatch, step: int = 4) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        assert sft(model, out) == 143
+    assert status_of(Path(out)) == "stopped"
+
+
+def said(capsys) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("decode", ["score", "greedy", "sample"])
+def test_evaluation_goes_on_by_row(here, tiny_model, monkeypatch, decode):
+    """However many rows are there, the last one torn or not: the same predictions, file and scores."""
+    monkeypatch.setattr("rl4nlu.ask.CHUNK", 32)
+    monkeypatch.setattr("rl4nlu.evaluate.CHUNK", 32)
+    command = f"evaluate --task mini --limit 90 --decode {decode} --template verdict --model {tiny_model}"
+    extra = ["--unparsable", "random"] if decode != "score" else []
+    assert main([*command.split(), *extra, "--out", "whole"]) == 0
+    text, predict = Path("whole/predictions.jsonl").read_bytes(), Run.predict
+    lines = text.splitlines(keepends=True)
+    results = json.loads(Path("whole/results.json").read_text())
+    for rows, tasks in (
+        (0, 0),
+        (1, 0),
+        (31, 0),
+        (32, 0),
+        (89, 0),
+        (90, 0),
+        (90, 1),
+        (95, 1),
+        (300, 3),
+        (360, 3),
+        (360, 4),
+    ):
+        shutil.rmtree("r", ignore_errors=True)
+        shutil.copytree("whole", "r")
+        Path("r/predictions.jsonl").write_bytes(b"".join(lines[:rows]) + lines[min(rows, 359)][:20])
+        if tasks < 4:
+            status = {"state": "running"}
+            Path("r/status.json").write_text(json.dumps(status))
+        if tasks:
+            Path("r/results.json").write_text(json.dumps({**results, "results": results["results"][:tasks]}))
+        else:
+            Path("r/results.json").unlink()
+        asked = []
+
+        def noting(self, row, asked=asked):
+            asked.append(row)
+            predict(self, row)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "predict", noting)
+            assert main(["resume", "r"]) == 0
+        if tasks < 4:
+            assert Path("r/predictions.jsonl").read_bytes() == text
+            assert len(asked) <= 360 - rows + 31, "more than one group was asked again"
+            assert_same_outcome(Path("whole"), Path("r"))
+    assert CHUNK == 512
+
+
+def test_the_guessed_labels_of_a_calibrated_run(here, tiny_model):
+    """Calibration needs all rows at once: what is there is asked again."""
+    command = f"evaluate --task mini/question --limit 40 --calibrate batch --model {tiny_model} --out whole"
+    assert main(command.split()) == 0
+    shutil.copytree("whole", "r")
+    lines = Path("r/predictions.jsonl").read_bytes().splitlines(keepends=True)
+    Path("r/predictions.jsonl").write_bytes(b"".join(lines[:25]))
+    Path("r/results.json").unlink()
+    Path("r/status.json").write_text('{"state": "running"}')
+    assert main(["resume", "r"]) == 0
+    assert_same_outcome(Path("whole"), Path("r"))
+
+
+def test_a_broken_checkpoint_is_named_and_the_one_before_used(here, tiny_model, monkeypatch, capsys):
+    assert sft(tiny_model, "whole") == 0
+    begun(tiny_model, "r", monkeypatch)
+    weights = Path("r/checkpoints/step-000004/adapter.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    capsys.readouterr()
+    assert main(["resume", "r"]) == 0
+    error = capsys.readouterr().err
+    assert "warning: r/checkpoints/step-000004: adapter.safetensors has" in error
+    assert "it is passed over" in error
+    assert "Traceback" not in error
+    assert_same_outcome(Path("whole"), Path("r"))
+
+
+def test_no_whole_checkpoint_is_no_reason_to_begin_anew(here, tiny_model, monkeypatch, capsys):
+    begun(tiny_model, "r", monkeypatch)
+    for manifest in Path("r/checkpoints").glob("*/manifest.json"):
+        manifest.write_text("{}")
+    log = Path("r/metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(["resume", "r"]) == 2
+    assert "r/checkpoints: no checkpoint is whole; make the run again with another --out" in said(capsys)
+    assert Path("r/metrics.jsonl").read_bytes() == log
+
+
+def test_from_another_folder_with_data_that_has_moved(here, tiny_model, monkeypatch, capsys):
+    """A run over the user's own table, begun with relative paths, goes on from anywhere, also when it was moved."""
+    begin = here / "begin"
+    begin.mkdir()
+    monkeypatch.chdir(begin)
+    shutil.copytree(tiny_model, "model")
+    rows = "".join(f"who is {i}?,{'person' if i % 2 else 'place'}\n" for i in range(60))
+    Path("rows.csv").write_text("body,label\n" + rows)
+    Path("own.yaml").write_text("train: rows.csv\ntemplate: '{body} Which?'\nlabels: [person, place]\n")
+    command = "sft --task own.yaml --model model --batch-size 4 --max-steps 6 --save-every 1"
+    assert main([*command.split(), "--out", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        assert main([*command.split(), "--out", "r"]) == 143
+    Path("own.yaml").unlink()  # the run has kept it
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    shutil.move(begin / "r", "moved")
+    assert main(["resume", "moved"]) == 0
+    # what differs is the name of the model: it is found by the folder in which the run was begun
+    assert_same_outcome(begin / "whole", Path("moved"), but=("results.json",))
+    (one,), (other,) = (
+        json.loads((run / "results.json").read_text())["results"] for run in (begin / "whole", Path("moved"))
+    )
+    assert one["metrics"] == other["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "says"),
+    [
+        (None, "resume", "resume needs the folder of a"),
+        (None, "resume nowhere", "nowhere: no such run folder"),
+        (None, "resume som", "did you mean 'some'"),
+        ("some/notes.txt", "resume some", "holds no run that could be gone on with"),
+        ("s/suite.json", "resume s", "is the folder of a suite: give its command again"),
+        (None, "resume some --learning-rate 3", "no such flag"),
+    ],
+)
+def test_what_cannot_be_gone_on_with(here, capsys, make, words, says):
+    Path("some").mkdir()
+    if make is not None:
+        Path(make).parent.mkdir(exist_ok=True)
+        Path(make).touch()
+    assert main(words.split()) == 2
+    assert says in said(capsys)
+
+
+def test_other_threads_are_said(here, tiny_model, monkeypatch, capsys):
+    import torch
+
+    begun(tiny_model, "r", monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    capsys.readouterr()
+    assert main(["resume", "r", "--max-tokens", "512"]) == 0
+    error = capsys.readouterr().err
+    assert "note: the rest may differ in the last bits" in error
+    assert "then, 77 now" in error
+
+
+def test_a_run_folder_says_how_to_go_on(here, tiny_model, monkeypatch, capsys):
+    begun(tiny_model, "r", monkeypatch)
+    error = said(capsys)
+    assert error == "stopped by SIGTERM; 4 of 6 steps are saved; go on: rl4nlu resume r"
+    assert sft(tiny_model, "r") == 2
+    assert "r is not empty: name another folder, or go on with it (rl4nlu resume r)" in said(capsys)
+    assert main(["resume", "r"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("r").rglob("*")}
+    assert main(["resume", "r"]) == 0
+    assert "r is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in Path("r").rglob("*")} == before
