@@ -268,7 +268,7 @@ def test_a_prompted_evaluation_of_a_classifier_is_refused(tmp_path):
 def test_a_model_without_a_classification_head_is_named(tmp_path):
     folder = tmp_path / "t5"
     transformers.AutoConfig.for_model("vit").save_pretrained(folder)
-    (folder / "model.safetensors").touch()
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(UserError, match="--model"):
         load_classifier(settings(folder), find("glue/rte"))
     assert mini_folder().is_dir()
