@@ -445,13 +445,13 @@ def test_workers_logs_hold_no_token(world, monkeypatch):
     """What Python says, what C libraries say, a traceback, and the outcome."""
     from rl4nlu import workers
 
-    def fails(settings):
+    def fails(work):
         print(f"using {TOKEN[:9]}", end="")
         print(TOKEN[9:])
         os.write(2, f"from C: {TOKEN}\n".encode())
         raise RuntimeError(f"401 for {TOKEN}")
 
-    monkeypatch.setattr(workers, "command", lambda work: fails)
+    monkeypatch.setattr(workers, "make_run", fails)
     settings = SftSettings(out=world / "run")
     outcome = workers.perform(workers.Work("a", "a", "a", "sft", settings, None, world / "log.txt"))
     assert outcome.error == "RuntimeError: 401 for ***"

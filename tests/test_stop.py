@@ -14,7 +14,9 @@ from rl4nlu import stop
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
-def test_a_signal_waits_for_the_next_poll(number, code):
+def test_a_signal_waits_for_the_next_poll(number, code, monkeypatch):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as in a shell's background jobs
+        monkeypatch.setattr(signal, "SIG_IGN", object())
     before = signal.getsignal(number)
     with pytest.raises(stop.Interrupted) as stopped, stop.heeded(), stop.deferred():
         stop.poll()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -261,7 +262,7 @@ def test_everything_in_its_order_then_nothing_more(world, capsys):
     assert made.index("runs/half/mini-sentiment-s1") < made.index("runs/ppo/mini-sentiment-s1")
     out = capsys.readouterr().out
     assert "sft mini/sentiment: chosen learning_rate 0.001 by held-out rows" in out
-    assert "/8] ppo mini/sentiment seed 1: accuracy 10.0 ± 3.0  0 s" in out
+    assert re.search(r"/8\] ppo mini/sentiment seed 1: accuracy 10\.0 ± 3\.0  \d+ s", out)
     assert [word for word in out.split() if word in ("ppo", "sft", "half")][:3] == ["ppo", "sft", "half"]
     saved = json.loads(Path("s/suite.json").read_text())
     assert saved["chosen"]["sft"]["mini/sentiment"]["settings"] == {"learning_rate": 1e-3}
@@ -448,7 +449,13 @@ def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     words = [sys.executable, "-m", "rl4nlu", "suite", "study.yaml", "--out", "s"]
     with subprocess.Popen(
-        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs have it ignored
     ) as process:
         asleep, until = tmp_path / "asleep", time.monotonic() + 60
         while time.monotonic() < until and not (asleep.is_file() and (tmp_path / "died").is_file()):

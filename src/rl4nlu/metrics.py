@@ -256,11 +256,12 @@ def _correlation(name: str) -> Metric:
         def value(weight_D: np.ndarray) -> float:
             from scipy import stats
 
+            function = stats.pearsonr if name == "pearsonr" else stats.spearmanr
             drawn = np.repeat(np.arange(len(gold_N)), weight_D[judged.document_N].astype(int))
             with warnings.catch_warnings():  # constant predictions have no correlation: it counts as zero
                 warnings.simplefilter("ignore", stats.ConstantInputWarning)
                 warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-                found = float(getattr(stats, name)(gold_N[drawn], said_N[drawn]).statistic) if len(drawn) > 1 else 0.0
+                found = float(function(gold_N[drawn], said_N[drawn]).statistic) if len(drawn) > 1 else 0.0
             return 0.0 if math.isnan(found) else found
 
         return value

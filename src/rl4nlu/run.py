@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,6 +47,7 @@ class Run:
         Raises:
             UserError: another process works in it.
         """
+        self._lock: int | None = None
         self.path, self.reopened = path, reopened
         self.metrics = files.Log(path / "metrics.jsonl")
         self.predictions = files.Log(path / "predictions.jsonl")
@@ -96,7 +97,11 @@ class Run:
     def close(self) -> None:
         """Let others work in the folder."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
+            self._lock = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def about(self, identity: Mapping[str, Any]) -> None:
         """Note what the run is about; of one that is reopened, check that it is about the same.
@@ -178,8 +183,8 @@ class Run:
             error.run = self.path
 
 
-def _lock(path: Path) -> IO[str] | None:
-    """Nobody else may work in this folder as long as the file is open.
+def _lock(path: Path) -> int | None:
+    """Nobody else may work in this folder as long as this file descriptor is open.
 
     Raises:
         UserError: another process does.
@@ -188,11 +193,11 @@ def _lock(path: Path) -> IO[str] | None:
         import fcntl
     except ImportError:  # no such locks on Windows
         return None
-    lock = (path / "run.lock").open("a+")
+    lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.close()
+        os.close(lock)
         status = files.read_json(path / STATUS)
         who = f"process {status.get('process', '?')} on {status.get('host', '?')}"
         raise UserError(f"{path} is in use by {who}: wait for it or stop it, or name another folder (--out)") from None
@@ -209,7 +214,7 @@ def status_of(path: Path) -> str:
         except UserError:
             return "running"
         if lock is not None:
-            lock.close()
+            os.close(lock)
         return "killed"
     return state
 

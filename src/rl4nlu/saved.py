@@ -115,7 +115,7 @@ def lines(path: Path, kind: TypeAdapter[Any]) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as wrong:
-                raise UserError(f"{path}:{number}: not a JSON object ({str(wrong)[:100]})") from None
+                raise UserError(f"{path}:{number}: not a JSON object ({str(wrong)[:100]}); run it again") from None
             if "\\ud" in line.lower() and _HALF.search(json.dumps(row, ensure_ascii=False)):
                 raise UserError(f"{path}:{number}: half a character stands here (a lone \\ud800 to \\udfff)")
             _validate(kind, row, f"{path}:{number}")

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+SIGNALS: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    SIGNALS += (signal.SIGUSR1, signal.SIGHUP)
 """SIGUSR1 is what batch systems send as a warning, SIGHUP what a terminal sends that is closed."""
 
 

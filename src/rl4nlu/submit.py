@@ -24,9 +24,8 @@ from .run import read_results
 from .tasks import TASKS, Example
 
 HEADER = "index\tprediction"
-LARGEST = 10**8  # bytes of a zip's files; the largest submission has a twentieth of that
-SHOWN = 5
-"""Problems of one file that are told; the others are counted."""
+LARGEST, SHOWN = 10**8, 5
+"""Bytes of a zip's files (the largest submission has a twentieth of that); problems of one file that are told."""
 MULTIRC = {"passage": 166, "question": 1820}
 """Passages and questions of MultiRC's test split; like its answers they are counted through the whole split."""
 META = {"superglue/multirc": ("paragraph", "question", "answer"), "superglue/record": ("query", "entity")}
@@ -251,16 +250,16 @@ def check_zip(path: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: it is no zip.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; `rl4nlu submit RUN... --out {path}` writes one")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST:
                 return [f"{path}: unpacked it is larger than any submission"], []
-            if (broken := archive.testzip()) is not None:
+            if broken := archive.testzip():
                 return [f"{path}: {broken} is damaged"], []
-            contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
             names = [name for name in archive.namelist() if not name.endswith("/")]
+            contents = {name: archive.read(name) for name in names}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `rl4nlu submit RUN... --out {path}` writes one") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as wrong:
         raise UserError(f"{path}: not a zip that can be read ({wrong}); write it again with `rl4nlu submit`") from None
     problems = [f"{name}: stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
