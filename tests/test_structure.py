@@ -63,6 +63,7 @@ FLOW = [
     "classifier",
     "classify",
     "predict",
+    "server",
     "submit",
     "tables",
     "report",

@@ -12,7 +12,8 @@ import pytest
 
 from rl4nlu import data
 from rl4nlu.errors import UserError
-from rl4nlu.submit import BY_TASK, check_zip, submit
+from rl4nlu.server import BY_TASK, check_zip
+from rl4nlu.submit import submit
 from rl4nlu.tasks import TASKS, find
 
 GLUE = ["cola", "sst2", "mrpc", "stsb", "qnli", "rte", "wnli", "ax"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rl4nlu.errors import UserError
-from rl4nlu.submit import check_zip, submit
+from rl4nlu.server import check_zip
+from rl4nlu.submit import submit
 
 WNLI = "index\tprediction\n" + "".join(f"{i}\t1\n" for i in range(146))
 

@@ -12,8 +12,8 @@ from .config import read_yaml, validate, with_preset
 from .errors import UserError
 from .plan import make_plan
 from .prompts import Prompter
+from .server import check_zip
 from .settings import RUNS, SuiteSettings
-from .submit import check_zip
 from .tasks import Example, Task, find, find_all
 from .tasks.own import SUFFIXES
 
