@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from rl4nlu.state import Numbers, State
 
 IDENTITY = {"settings": {"seed": 1}, "rows": "abc"}
 ENVIRONMENT = {"torch": "2"}
+LOG = files.Log(Path("there is none"))
 
 
 def snapshot(step: int, log_bytes: int = 0) -> Snapshot:
@@ -39,7 +41,7 @@ def assert_same(one: Snapshot, other: Snapshot) -> None:
 def test_there_and_back(tmp_path):
     path = save(tmp_path, snapshot(7, 0), IDENTITY, ENVIRONMENT)
     assert path.name == "step-000007"
-    found, wrong = newest(tmp_path, IDENTITY, 0)
+    found, wrong = newest(tmp_path, IDENTITY, LOG)
     assert not wrong
     assert found.environment == ENVIRONMENT
     assert_same(found, snapshot(7, 0))
@@ -56,23 +58,34 @@ def test_the_last_two_are_kept_in_the_order_of_numbers(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    assert newest(tmp_path / "nowhere", IDENTITY, 0) == (None, [])
+    assert newest(tmp_path / "nowhere", IDENTITY, LOG) == (None, [])
 
 
 def test_of_another_run(tmp_path):
     save(tmp_path, snapshot(7), IDENTITY, ENVIRONMENT)
     with pytest.raises(UserError, match="seed was 1 and is 2"):
-        newest(tmp_path, {**IDENTITY, "settings": {"seed": 2}}, 0)
+        newest(tmp_path, {**IDENTITY, "settings": {"seed": 2}}, LOG)
     with pytest.raises(UserError, match="rows that the run works on have changed"):
-        newest(tmp_path, {**IDENTITY, "rows": "abd"}, 0)
+        newest(tmp_path, {**IDENTITY, "rows": "abd"}, LOG)
 
 
-def test_a_log_that_is_too_short_counts_as_broken(tmp_path):
-    save(tmp_path, snapshot(1, 100), IDENTITY, ENVIRONMENT)
-    save(tmp_path, snapshot(2, 200), IDENTITY, ENVIRONMENT)
-    found, wrong = newest(tmp_path, IDENTITY, 150)
+def test_a_log_without_that_line_counts_as_broken(tmp_path):
+    log = files.Log(tmp_path / "metrics.jsonl")
+    log.append({"step": 1})
+    save(tmp_path, snapshot(1, log.size), IDENTITY, ENVIRONMENT)
+    log.append({"step": 2})
+    save(tmp_path, snapshot(2, log.size), IDENTITY, ENVIRONMENT)
+    assert newest(tmp_path, IDENTITY, log)[0].step == 2
+    size = log.size
+    log.cut(size - 1)
+    found, wrong = newest(tmp_path, IDENTITY, log)
     assert found.step == 1
-    assert "metrics.jsonl had 200 bytes then, and has 150" in wrong[0]
+    assert f"metrics.jsonl had {size} bytes then, and has no such line now" in wrong[0]
+    log.cut(found.log_bytes)
+    log.append({"step": 20})  # as long as it was, but for one byte
+    assert newest(tmp_path, IDENTITY, log)[0].step == 1
+    save(tmp_path, snapshot(2, log.size), IDENTITY, ENVIRONMENT)  # the step comes again and takes its place
+    assert newest(tmp_path, IDENTITY, log)[0].log_bytes == log.size
 
 
 def test_what_is_not_finite_is_not_written(tmp_path):
@@ -117,20 +130,20 @@ def test_200_altered_checkpoints(tmp_path, seed):
     what = alter(tmp_path, np.random.default_rng(seed))
     after = {p.name: p.read_bytes() for p in (tmp_path / "step-000009").iterdir()}
     assert after != before, what
-    found, wrong = newest(tmp_path, IDENTITY, 0)
+    found, wrong = newest(tmp_path, IDENTITY, LOG)
     assert len(wrong) == 1, what
     assert str(tmp_path / "step-000009") in wrong[0]
     assert_same(found, snapshot(6))
     # the run comes to step 9 again and puts a whole one in its place
     save(tmp_path, snapshot(9), IDENTITY, ENVIRONMENT)
-    assert_same(newest(tmp_path, IDENTITY, 0)[0], snapshot(9))
+    assert_same(newest(tmp_path, IDENTITY, LOG)[0], snapshot(9))
 
 
 def test_a_white_space_that_means_nothing_is_no_alteration(tmp_path):
     path = save(tmp_path, snapshot(3), IDENTITY, ENVIRONMENT)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert_same(newest(tmp_path, IDENTITY, 0)[0], snapshot(3))
+    assert_same(newest(tmp_path, IDENTITY, LOG)[0], snapshot(3))
 
 
 CALLS = ("open", "write", "fsync", "rename")
@@ -177,7 +190,7 @@ def test_a_full_disk_at_every_call(tmp_path, monkeypatch):
                     last = 3
                     assert str(folder) in str(wrong)
                     assert "bytes are needed" in str(wrong)
-            found, wrong = newest(folder, IDENTITY, 0)
+            found, wrong = newest(folder, IDENTITY, LOG)
             assert not wrong
             assert_same(found, snapshot(last))
             assert not list(folder.glob("*.tmp-*"))
@@ -194,7 +207,7 @@ def test_what_is_read_back_is_compared(tmp_path, monkeypatch):
         patch.setattr(files, "write", faulty)
         with pytest.raises(Broken, match="SHA-256"):
             save(tmp_path, snapshot(6), IDENTITY, ENVIRONMENT)
-    assert_same(newest(tmp_path, IDENTITY, 0)[0], snapshot(3))
+    assert_same(newest(tmp_path, IDENTITY, LOG)[0], snapshot(3))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adafactor"])
@@ -240,7 +253,7 @@ def test_a_training_goes_on_to_the_bit(tmp_path, kind):
     train(*first[:3], range(3))
     save(tmp_path, take(3, first[3], 0), IDENTITY, ENVIRONMENT)
     second = fresh()
-    give(newest(tmp_path, IDENTITY, 0)[0], second[3])
+    give(newest(tmp_path, IDENTITY, LOG)[0], second[3])
     train(*second[:3], range(3, 6))
     for a, b in zip(whole[0].parameters(), second[0].parameters(), strict=True):
         assert torch.equal(a, b)

@@ -92,5 +92,6 @@ def test_a_folder_comes_in_one_step_or_not_at_all(tmp_path):
 def test_other_errors_are_not_called_a_full_disk(tmp_path):
     with pytest.raises(PermissionError), files.room_for(tmp_path, 5):
         raise PermissionError(errno.EACCES, "no")
-    with pytest.raises(NoSpace), files.room_for(tmp_path, 5):
-        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for number, what in ((28, "the disk is full"), (122, "your quota"), (27, "ulimit")):
+        with pytest.raises(NoSpace, match=what), files.room_for(tmp_path, 5):
+            raise RuntimeError(f"Error while serializing: I/O error: (os error {number})")

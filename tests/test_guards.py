@@ -116,7 +116,7 @@ def test_what_is_not_finite_stops_before_the_step(here, tiny_model, monkeypatch,
         assert all(row["task"] == "mini/question" for row in rows)
         assert json.loads((here / "r/status.json").read_text())["state"] == "diverged"
     identity = json.loads((here / "r/identity.json").read_text())
-    found, broken = newest(here / "r/checkpoints", identity, 10**9)
+    found, broken = newest(here / "r/checkpoints", identity, files.Log(here / "r/metrics.jsonl"))
     assert not broken
     assert found.step in (BAD_STEP - 2, BAD_STEP - 1)
     tensors = [x for part in found.parts.values() for x in part.tensors.values()]
@@ -289,7 +289,7 @@ def test_a_small_disk_that_fills_up(tmp_path, tiny_model):
             assert "the disk is full" in said
             assert f"go on: rl4nlu resume {disk / 'r'}" in said
             identity = json.loads((disk / "r/identity.json").read_text())
-            found, broken = newest(disk / "r/checkpoints", identity, 10**9)
+            found, broken = newest(disk / "r/checkpoints", identity, files.Log(disk / "r/metrics.jsonl"))
             assert not broken
             assert found.step >= 2
             (disk / "ballast").unlink()

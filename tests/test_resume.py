@@ -136,7 +136,7 @@ def test_no_whole_checkpoint_is_no_reason_to_begin_anew(here, tiny_model, monkey
     log = Path("r/metrics.jsonl").read_bytes()
     capsys.readouterr()
     assert main(["resume", "r"]) == 2
-    assert "r/checkpoints: no checkpoint is whole; make the run again with another --out" in said(capsys)
+    assert "r/checkpoints: no checkpoint is whole; remove r and make the run again" in said(capsys)
     assert Path("r/metrics.jsonl").read_bytes() == log
 
 
@@ -210,3 +210,105 @@ def test_a_run_folder_says_how_to_go_on(here, tiny_model, monkeypatch, capsys):
     assert main(["resume", "r"]) == 0
     assert "r is finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in Path("r").rglob("*")} == before
+
+
+def test_a_run_without_checkpoints_is_not_trained_anew(here, tiny_model, monkeypatch, capsys):
+    """Neither one whose checkpoints somebody has removed, nor one of an older version."""
+    begun(tiny_model, "r", monkeypatch)
+    shutil.rmtree("r/checkpoints")
+    log = Path("r/metrics.jsonl").read_bytes()
+    assert main(["resume", "r"]) == 2
+    assert "no checkpoint is whole; remove r and make the run again" in said(capsys)
+    assert Path("r/metrics.jsonl").read_bytes() == log
+    assert status_of(Path("r")) == "stopped"
+    assert sft(tiny_model, "old") == 0
+    for name in ("status.json", "identity.json", "run.lock"):
+        Path("old", name).unlink()
+    before = {path: path.read_bytes() for path in Path("old").rglob("*") if path.is_file()}
+    assert main(["resume", "old"]) == 2
+    assert "a run of an older version" in said(capsys)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_could_not_be_gone_on_with_stays_what_it_was(here, tiny_model, monkeypatch, capsys):
+    """Refused because something has changed: once it is put back, the run goes on where it was."""
+    assert sft(tiny_model, "whole") == 0
+    begun(tiny_model, "r", monkeypatch)
+    identity = Path("r/identity.json").read_text()
+    Path("r/identity.json").write_text(identity.replace('"rows": "', '"rows": "0'))
+    assert main(["resume", "r"]) == 2
+    assert "the rows that the run works on have changed since" in said(capsys)
+    assert status_of(Path("r")) == "stopped"
+    Path("r/identity.json").write_text(identity)
+    assert main(["resume", "r"]) == 0
+    assert_same_outcome(Path("whole"), Path("r"))
+
+
+def test_leftovers_of_a_kill_between_two_renames_are_swept(here, tiny_model, monkeypatch):
+    begun(tiny_model, "r", monkeypatch)
+    for name in ("adapter.old-77", "adapter.tmp-77"):
+        Path("r", name).mkdir()
+        Path("r", name, "weights").write_text("x")
+    Path("r/results.json.part").write_text("{")
+    assert main(["resume", "r"]) == 0
+    assert not [path for path in Path("r").iterdir() if "-77" in path.name or path.suffix == ".part"]
+
+
+def test_a_reader_that_leaves_does_not_end_a_run(here, tiny_model, monkeypatch):
+    """`rl4nlu sft ... 2>&1 | head`: every line to stderr fails from now on."""
+
+    class Closed:
+        encoding = "utf-8"
+
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+        def isatty(self):
+            return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", Closed())
+        assert sft(tiny_model, "r") == 0
+    assert status_of(Path("r")) == "finished"
+
+
+def test_the_metric_of_tasks_that_a_batch_lacks(here, tiny_model, monkeypatch):
+    """A reward that is a metric's derivative remembers the metric of every task, seen in this step or not."""
+    command = "ppo --task mini --reward metric --actions labels --batch-size 2 --answers 2 --limit 60 --max-steps 8"
+    command += f" --save-every 1 --eval-limit 4 --select-rows 0 --model {tiny_model}"
+    assert main([*command.split(), "--out", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)
+        assert main([*command.split(), "--out", "r"]) == 143
+    assert main(["resume", "r"]) == 0
+    assert_same_outcome(Path("whole"), Path("r"))
+
+
+def test_a_suite_does_not_touch_a_run_at_work_and_goes_on_with_one_that_failed(here, tiny_model, monkeypatch):
+    from rl4nlu import workers
+    from rl4nlu.config import validate
+    from rl4nlu.errors import UserError
+    from rl4nlu.settings import SftSettings
+
+    assert sft(tiny_model, "whole") == 0
+    begun(tiny_model, "r", monkeypatch)
+    values = {"task": "mini/question", "model": str(tiny_model), "batch_size": 8, "limit": 100, "eval_limit": 20}
+    values |= {"max_steps": 6, "save_every": 1, "select_rows": 10, "out": "r"}
+    work = workers.Work("r", "r", "sft", "sft", validate(SftSettings, values), None, Path("log.txt"))
+    busy = Run(Path("r"), reopened=True)
+    busy.note("running")
+    before = {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="another process is at work there"):
+        workers.make_run(work)
+    assert {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()} == before
+    busy.note("failed", "CUDA error")
+    busy.close()
+    steps = []
+    log = Run.log
+    monkeypatch.setattr(Run, "log", lambda self, row: (steps.append(row["step"]), log(self, row)))
+    workers.make_run(work)
+    assert steps == [5, 6]
+    assert_same_outcome(Path("whole"), Path("r"))

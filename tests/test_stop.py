@@ -53,7 +53,8 @@ def test_the_second_signal_leaves_at_once():
     code = (
         "import os, signal, time\nfrom rl4nlu import stop\n"
         "with stop.heeded(), stop.deferred():\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0.01)\n    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(1.1)\n"
+        "    print('still here', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(5)\n    print('too late', flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -66,7 +66,8 @@ def take(step: int, parts: Mapping[str, Stateful], log_bytes: int, copy: bool = 
     states = {}
     for name, part in parts.items():
         state = part.state()
-        tensors = {key: x.detach().to("cpu", copy=copy).contiguous() for key, x in state.tensors.items()}
+        again = copy and not state.fixed
+        tensors = {key: x.detach().to("cpu", copy=again).contiguous() for key, x in state.tensors.items()}
         states[name] = State(tensors, json.loads(json.dumps(state.values)) if copy else state.values)
     return Snapshot(step, states, log_bytes)
 
@@ -105,7 +106,8 @@ def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any], environm
     """
     path = folder / f"step-{snapshot.step:06d}"
     with contextlib.suppress(Broken):
-        if _read(path)[0]["identity"] == json.loads(json.dumps(identity)):
+        there = _read(path)[0]
+        if (there["identity"], there["log_bytes"]) == (json.loads(json.dumps(identity)), snapshot.log_bytes):
             return path  # the same step of the same run gives the same state
     contents = {}
     for name, state in snapshot.parts.items():
@@ -144,13 +146,13 @@ def prune(folder: Path, newest: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def newest(folder: Path, identity: Mapping[str, Any], log_bytes: int) -> tuple[Snapshot | None, list[str]]:
+def newest(folder: Path, identity: Mapping[str, Any], log: files.Log) -> tuple[Snapshot | None, list[str]]:
     """The newest checkpoint that is whole, if there is any, and what is wrong with those that were passed over.
 
     Args:
         folder: of all checkpoints of the run.
         identity: what the run is about.
-        log_bytes: size of metrics.jsonl now; a checkpoint of a longer one would leave a gap in it.
+        log: metrics.jsonl; a checkpoint of a longer one, or of another one, would leave a gap in it.
 
     Raises:
         UserError: it is of a run with other settings, data or model.
@@ -160,19 +162,14 @@ def newest(folder: Path, identity: Mapping[str, Any], log_bytes: int) -> tuple[S
     for step in sorted(found, reverse=True):
         try:
             manifest, snapshot = _read(found[step])
-            if snapshot.log_bytes > log_bytes:
-                raise Broken(f"metrics.jsonl had {snapshot.log_bytes:,} bytes then, and has {log_bytes:,} now")
+            if not log.ends_at(snapshot.log_bytes):
+                raise Broken(f"metrics.jsonl had {snapshot.log_bytes:,} bytes then, and has no such line now")
         except Broken as reason:
             wrong.append(f"{found[step]}: {reason}")
             continue
         check_same(found[step], manifest["identity"], identity)
         return snapshot, wrong
     return None, wrong
-
-
-def size_of(snapshot: Snapshot) -> int:
-    """Bytes that its tensors need on the disk."""
-    return sum(x.numel() * x.element_size() for state in snapshot.parts.values() for x in state.tensors.values())
 
 
 def _steps(folder: Path) -> dict[int, Path]:
@@ -252,9 +249,9 @@ def _hash(content: bytes) -> str:
 
 
 class Weights:
-    """Parameters by name."""
+    """Parameters and buffers by name."""
 
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
         self.named = dict(named)
 
     def state(self) -> State:

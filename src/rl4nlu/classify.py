@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -130,12 +131,14 @@ def train(classifier: Classifier, rows: Sequence[Example], settings: ClassifySet
     named = {name: weight for name, weight in classifier.model.named_parameters() if weight.requires_grad}
     weights = list(named.values())
     optimizer = torch.optim.AdamW(_with_decay(weights, settings.weight_decay), lr=0.0)
+    # of a whole model also what is no weight and changes all the same, such as running means
+    buffers = {} if lora else dict(classifier.model.named_buffers())
     parts: dict[str, Stateful] = {
-        "adapter" if lora else "model": Weights(named),
+        "adapter" if lora else "model": Weights({**named, **buffers}),
         "optimizer": OptimizerState(optimizer, named),
         "memory": Numbers(classifier.memory, "most"),
     }
-    session = Session(run, parts, steps, settings.save_every, classifier.model.device)
+    session = Session(run, parts, steps, settings, classifier.model.device)
     with Meter(f"classify {classifier.task.name}", steps, done=session.step) as meter, session:
         for step in session:
             start = time.perf_counter()
@@ -158,10 +161,12 @@ Input = tuple[Example, dict[str, Any], float | int]
 def batch_of(count: int, size: int, seed: int, step: int) -> list[int]:
     """Which inputs a step sees: each comes once an epoch, in a fresh order; a batch may span two epochs."""
     places = range(step * size, (step + 1) * size)
-    order = {
-        epoch: generator(seed, "order/classify", epoch).permutation(count) for epoch in {p // count for p in places}
-    }
-    return [int(order[place // count][place % count]) for place in places]
+    return [int(_order(count, seed, place // count)[place % count]) for place in places]
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return generator(seed, "order/classify", epoch).permutation(count)
 
 
 def gradient(classifier: Classifier, chosen: Sequence[Input], seed: int, step: int, most: int) -> float:

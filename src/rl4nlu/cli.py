@@ -60,10 +60,10 @@ def main(argv: Args | None = None) -> int:
 
 def _next_step(error: Halted) -> str:
     if isinstance(error, Diverged):
-        where = f"; the rows are in {error.run}/diverged.json" if error.run else ""
-        return (
-            f"; nothing was changed by this step{where}: look at the rows, or begin again with a lower --learning-rate"
-        )
+        rows = f"; the rows are in {error.run}/diverged.json" if error.rows and error.run else ""
+        if error.run is None or not (error.run / "checkpoints").is_dir():
+            return f"{rows}: look at the weights of the model, and at the rows"
+        return f"; nothing was changed by this step{rows}: look at them, or begin again with a lower --learning-rate"
     return f"; then go on: rl4nlu resume {error.run}" if error.run else ""
 
 

@@ -22,17 +22,10 @@ def evaluate(args: Args) -> None:
 
     settings = _settings(EvaluateSettings, args, "evaluate")
     _need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
-    from .prepare import prepare_classifier_evaluation, prepare_evaluation
-    from .run import command_of
+    from .resume import function_of, prepare
 
-    if settings.adapter is not None and command_of(settings.adapter) == "classify":
-        prepared = prepare_classifier_evaluation(settings)
-        from .classify import evaluate as run_it
-    else:
-        prepared = prepare_evaluation(settings)
-        from .evaluate import evaluate as run_it
-
-    run, results = run_it(settings, prepared)
+    prepared = prepare("evaluate", settings, reopened=False)
+    run, results = function_of("evaluate", prepared.settings)(settings, prepared)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
@@ -122,16 +115,9 @@ def resume(args: Args) -> None:
 
     path, rest = _run_folder(args, "resume")
     settings = _settings(ResumeSettings, rest, "resume")
-    from .resume import function_of, rest_of
-    from .run import read_results
+    from .resume import resume as run_it
 
-    left = rest_of(path, settings)
-    if left.prepared is None:
-        print(f"{path} is finished")
-        results = read_results(path)
-    else:
-        found = left.prepared.settings
-        results = function_of(left.command, found)(found, left.prepared)[1]
+    results = run_it(path, settings)
     _finish(path, results, f"rl4nlu report {path} --out report.html")
 
 
@@ -329,7 +315,7 @@ def _run_folder(args: Args, command: str) -> tuple[Path, Args]:
         return Path(args[0]), args[1:]
     if {"-h", "--help"} & set(args):
         return Path("RUN"), args
-    raise UserError(f"{command} needs the folder of a finished run first: {_example(command)}")
+    raise UserError(f"{command} needs the folder of a run first: {_example(command)}")
 
 
 def _example(command: str) -> str:

@@ -124,7 +124,7 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
         method, extra = trained_as(settings.adapter)
     prompts = [row.prompt.text for question in questions for row in question.rows[:PROMPTS]]
     with Run.begin("evaluate", settings, found.reopened) as run, stop.deferred():
-        run.about(identity_of(settings, found.rows.values(), prompts, policy.model))
+        run.about(identity_of(settings, found.rows.values(), prompts, policy.model, policy.label_bias))
         names = [task.name for task in found.tasks]
         results = run.each(names, lambda i: measure(policy, questions[i], settings, method, run, extra))
     return run, results

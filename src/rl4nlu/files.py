@@ -6,14 +6,20 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import NoSpace
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your quota on this disk is used up",
+    errno.EFBIG: "a limit of the size of files is reached (ulimit -f)",
+}
 
 
 @contextlib.contextmanager
@@ -27,10 +33,12 @@ def room_for(path: Path, size: int) -> Iterator[None]:
         yield
     except Exception as wrong:
         # what is written by libraries in Rust says it in words only
-        if getattr(wrong, "errno", None) not in FULL and "os error 28" not in str(wrong):
+        said = re.search(r"os error (\d+)", str(wrong))
+        number = getattr(wrong, "errno", None) or (int(said[1]) if said else 0)
+        if number not in FULL:
             raise
         raise NoSpace(
-            f"{path}: the disk is full; {size:,} bytes are needed there and {free_bytes(path):,} are free"
+            f"{path}: {FULL[number]}; {size:,} bytes are needed there and {free_bytes(path):,} are free on the disk"
         ) from None
 
 
@@ -113,6 +121,21 @@ def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what interrupted writes have left in a folder that nobody else works in."""
+    for pattern in ("*.tmp-*", "*.old-*"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob("*.part"):
+        left.unlink(missing_ok=True)
+
+
+def say(text: str) -> None:
+    """A line for whoever watches; work does not end because nobody does any more."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def sync(file: Path) -> None:
     """Wait until a file is on the disk."""
     handle = os.open(file, os.O_RDONLY)
@@ -152,6 +175,16 @@ class Log:
                 raise
             finally:
                 os.close(handle)
+
+    def ends_at(self, size: int) -> bool:
+        """Whether a line ends there."""
+        if size == 0:
+            return True
+        if self.size < size:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(size - 1)
+            return file.read(1) == b"\n"
 
     def cut(self, size: int) -> None:
         """Cut what was added since the file had this size.

@@ -25,7 +25,11 @@ SAMPLED = 65_536
 
 
 def identity_of(
-    settings: Settings, rows: Iterable[Sequence[Example]], prompts: Iterable[str], model: nn.Module
+    settings: Settings,
+    rows: Iterable[Sequence[Example]],
+    prompts: Iterable[str],
+    model: nn.Module,
+    beside: Any = None,
 ) -> dict[str, Any]:
     """What a run is about.
 
@@ -34,13 +38,14 @@ def identity_of(
         rows: to train on and to evaluate on, part by part.
         prompts: a few texts as the model reads them: they tell templates apart.
         model: base model and adapter at the start.
+        beside: what belongs to it and is no part of it, as JSON can hold it.
     """
     values = settings.model_dump(mode="json")
     return {
         "settings": {name: value for name, value in values.items() if name not in ELSEWHERE | MEMORY},
         "rows": fingerprint_of_rows(rows),
         "prompts": _digest(prompts),
-        "model": fingerprint_of_model(model),
+        "model": _digest([fingerprint_of_model(model), json.dumps(beside)]),
     }
 
 
@@ -58,12 +63,13 @@ def fingerprint_of_rows(parts: Iterable[Sequence[Example]]) -> str:
 
 @torch.no_grad()
 def fingerprint_of_model(model: nn.Module) -> str:
-    """SHA-256 of names, shapes, types and evenly spaced elements of all weights."""
+    """SHA-256 of names, shapes, types and evenly spaced elements of all weights and buffers."""
     found = hashlib.sha256()
-    for name, weight in model.named_parameters():
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
         found.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         flat = weight.detach().flatten()
-        sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
+        every = 1 if "lora_" in name else max(1, len(flat) // SAMPLED)
+        sample = flat[::every].cpu().contiguous()
         found.update(sample.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -11,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from .errors import OutOfMemory
+from .files import say
 from .tokens import Batch, micro_batches
 
 SMALLEST = 16
@@ -52,11 +52,11 @@ class Memory:
                 torch.cuda.empty_cache()
             if now <= smallest:
                 raise OutOfMemory(
-                    f"{phase}: out of memory with one row at a time ({said}); use a smaller model, fewer --answers or "
-                    "--shots, or a smaller --max-length"
+                    f"{phase}: out of memory with one row at a time ({said}); begin a new run with a smaller model, "
+                    "fewer --answers or --shots, or a smaller --max-length, or, with more memory"
                 )
             self.most[phase] = max(smallest, now // 2)
-            print(f"note: {phase}: out of memory, {self.most[phase]} instead of {now} at a time", file=sys.stderr)
+            say(f"note: {phase}: out of memory, {self.most[phase]} instead of {now} at a time")
 
     def each(
         self,
@@ -70,7 +70,7 @@ class Memory:
     ) -> None:
         """`work` on micro-batches of all rows (`tokens.micro_batches`); a row whose micro-batch went through is not
         worked on again."""
-        left = list(range(len(rows)))
+        left = dict.fromkeys(range(len(rows)))
 
         def go(most: int) -> None:
             now = list(left)
@@ -79,7 +79,7 @@ class Memory:
                 whole = replace(batch, rows=tuple(now[i] for i in batch.rows))
                 work(whole)
                 for row in whole.rows:
-                    left.remove(row)
+                    del left[row]
 
         self.fitting(phase, tokens, go)
 

@@ -72,7 +72,7 @@ def train(
     reward, watch = reward_of(settings), Watch(steps)
     parts = {**parts_of(policy, optimizer), "best": best, "reward": reward, "collapse": watch}
     parts["kl_controller"] = Numbers(controller, "coef")
-    session = Session(run, parts, steps, settings.save_every, policy.device)
+    session = Session(run, parts, steps, settings, policy.device)
     with Meter(f"ppo {mixture.title}", steps, done=session.step) as meter, session:
         if not session.step and not settings.over_labels:
             policy.label_bias = {}  # text is written by the model as it is

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import files
 from .ask import Advance, Prediction, ask, encode
 from .classifier import ask as ask_classifier
 from .classifier import restore
@@ -25,14 +25,18 @@ def predict(run: Path, settings: PredictSettings, prepared: PredictionRows | Non
     found = prepared or prepare_prediction(run, settings)
     assert settings.output is not None
     part = settings.output.with_name(settings.output.name + ".part")
-    with Meter(f"predict {found.task.name}", len(found.rows)) as meter:
-        answers = _answers(run, settings, found, meter.advance)
-        with part.open("w", encoding="utf-8") as file:
-            for prediction in answers:
+    part.unlink(missing_ok=True)
+    log = files.Log(part)
+    try:
+        with Meter(f"predict {found.task.name}", len(found.rows)) as meter:
+            for prediction in _answers(run, settings, found, meter.advance):
                 answer = {"task": found.task.name, **prediction.row}
                 del answer["gold"]
-                file.write(json.dumps(answer, ensure_ascii=False) + "\n")
-    os.replace(part, settings.output)
+                log.append(answer)
+        os.replace(part, settings.output)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     return len(found.rows)
 
 

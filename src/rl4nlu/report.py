@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from . import saved
+from . import files, saved
 from .compare import Difference, compare, holm
 from .errors import UserError
 from .metrics import Outcome
@@ -141,7 +141,7 @@ def write_page(runs: Sequence[RunView], out: Path, found: Sequence[Difference]) 
         seeds=max((cell.seeds for row in table.values() for cell in row.values()), default=1),
     )
     try:
-        out.write_text(page, encoding="utf-8")
+        files.write_text(out, page)
     except OSError as wrong:
         raise UserError(f"--out {out}: cannot be written ({wrong.strerror})") from None
 

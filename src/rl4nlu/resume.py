@@ -54,6 +54,8 @@ def rest_of(path: Path, settings: ResumeSettings | None = None) -> Rest:
     state = status_of(path)
     if state == "finished":
         return Rest(command, None)
+    if not state and (path / "results.json").is_file():
+        raise UserError(f"{path}: a run of an older version of rl4nlu, which did not say how far it was; make it again")
     if state == "running":
         raise UserError(f"{path}: the run is at work in another process; wait for it, or stop it")
     return Rest(command, prepare(command, saved_settings(path, command, settings)))
@@ -117,6 +119,7 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
     """
     rest = rest_of(path, settings)
     if rest.prepared is None:
+        print(f"{path} is finished")
         return read_results(path)
     found = rest.prepared.settings
     return function_of(rest.command, found)(found, rest.prepared)[1]
@@ -125,7 +128,7 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
 def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
     """Whether there is a run of this command with these settings in the folder that can go on, or has come to its
     end."""
-    if status_of(path) not in ("stopped", "killed", "finished") or command_of(path) != command:
+    if status_of(path) in ("", "running") or command_of(path) != command:
         return False
     then, now = read_yaml(path / "config.yaml"), settings.model_dump(mode="json")
     return (path / STATUS).is_file() and {**then, "out": None} == {**now, "out": None}

@@ -73,12 +73,12 @@ class Reward:
 
     def state(self) -> State:
         """The running tables, for a checkpoint."""
-        return State(dict(self.tables), {"steps": dict(self.steps)})
+        return State(dict(self.tables), {"steps": dict(self.steps), "value": dict(self.value)}, fixed=True)
 
     def load(self, state: State) -> None:
         """Go on from these tables."""
         self.tables = {name: table_LC.clone() for name, table_LC in state.tensors.items()}
-        self.steps = dict(state.values["steps"])
+        self.steps, self.value = dict(state.values["steps"]), dict(state.values["value"])
 
     def __post_init__(self) -> None:
         self._slopes: dict[str, Tensor] = {}

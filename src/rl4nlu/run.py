@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import config, files, settings
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError
 from .names import short
-from .stop import Interrupted
+from .stop import Interrupted, deferred
 from .tasks.own import dump, is_file
 
 SCHEMA = 1
@@ -54,6 +54,8 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.identity: Mapping[str, Any] = {}
         self._lock = _lock(path)
+        status = files.read_json(path / STATUS)
+        self._before = str(status.get("state", "stopped")), str(status.get("why", ""))
 
     @classmethod
     def begin(cls, command: str, settings: settings.Settings, reopened: bool) -> Run:
@@ -63,12 +65,13 @@ class Run:
             UserError: the folder is not as it should be, or another process works in it.
         """
         if not reopened:
-            run = cls.create(command, settings)
+            with deferred():  # a signal waits until the folder is what `resume` takes
+                run = cls.create(command, settings)
         else:
             assert settings.out is not None
             run = cls(settings.out, reopened=True)
-            run.note("running")
-        print(f"run folder: {run.path}", file=sys.stderr)
+            files.sweep(run.path)
+        files.say(f"run folder: {run.path}")
         return run
 
     @classmethod
@@ -115,6 +118,7 @@ class Run:
             check_same(self.path, files.read_json(file), identity)
         else:
             files.write_json(file, identity)
+        self.note("running")
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one logged step to metrics.jsonl."""
@@ -174,6 +178,8 @@ class Run:
         with contextlib.suppress(NoSpace, OSError):  # the status is not worth hiding what went wrong
             if error is None:
                 self.note("finished")
+            elif self.reopened and isinstance(error, UserError):
+                self.note(*self._before)  # it could not be gone on with, and is what it was
             else:
                 self.note(ENDS.get(type(error), "failed"), str(error) or type(error).__name__)
             if isinstance(error, Diverged):
@@ -193,10 +199,15 @@ def _lock(path: Path) -> int | None:
         import fcntl
     except ImportError:  # no such locks on Windows
         return None
-    lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as wrong:
+        raise UserError(f"{path} cannot be written to ({wrong.strerror}); name another folder (--out)") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as wrong:
+        if wrong.errno not in (errno.EAGAIN, errno.EACCES):
+            return lock  # a file system without locks
         os.close(lock)
         status = files.read_json(path / STATUS)
         who = f"process {status.get('process', '?')} on {status.get('host', '?')}"
@@ -235,7 +246,9 @@ def check_same(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> N
     if "settings" in differing:
         then, here = was.get("settings") or {}, now["settings"]
         told = ", ".join(
-            f"{key} was {then.get(key)!r} and is {here[key]!r}" for key in here if then.get(key) != here[key]
+            f"{key} was {then.get(key, 'unknown')!r} and is {here.get(key, 'unknown')!r}"
+            for key in {**then, **here}
+            if then.get(key) != here.get(key)
         )
         raise UserError(f"{where}: the settings have changed since ({told}); put config.yaml back, or make a new run")
     if differing:
@@ -360,7 +373,7 @@ class Meter:
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr)
+            files.say(text)
 
     def advance(self, count: int = 1, **notes: float) -> None:
         """So much more is done; the notes are shown beside it."""
@@ -371,5 +384,5 @@ class Meter:
         elif self.done >= self._next_line or self.done >= self.total:
             seconds = time.perf_counter() - self.start
             left = seconds / max(1, self.done - self.before) * (self.total - self.done)
-            print(f"{self.title} {self.done}/{self.total}  {note}  {seconds:.0f} s, {left:.0f} s left", file=sys.stderr)
+            files.say(f"{self.title} {self.done}/{self.total}  {note}  {seconds:.0f} s, {left:.0f} s left")
             self._next_line = self.done + max(1, self.total // 50)

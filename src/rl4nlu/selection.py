@@ -53,7 +53,7 @@ class BestState:
 
     def state(self) -> State:
         """The best weights so far, for a checkpoint."""
-        return State(self._weights, {"step": self.step, "score": self.score} if self._weights else {})
+        return State(self._weights, {"step": self.step, "score": self.score} if self._weights else {}, fixed=True)
 
     def load(self, state: State) -> None:
         """Go on from these weights."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -13,8 +12,10 @@ import torch
 from . import stop
 from .checkpoint import Broken, Snapshot, give, newest, save, take
 from .errors import NoSpace, UserError
+from .files import say
 from .run import Run, environment
-from .state import Numbers, Stateful
+from .settings import ClassifySettings, TrainSettings
+from .state import Numbers, State, Stateful
 
 SHARE, AT_LEAST = 0.01, 10.0
 """Checkpoints cost this share of the time, and are so many seconds apart, unless it is said after how many steps."""
@@ -38,7 +39,7 @@ class Session:
         run: Run,
         parts: Mapping[str, Stateful],
         steps: int,
-        save_every: int | None = None,
+        settings: TrainSettings | ClassifySettings,
         device: torch.device = CPU,
     ) -> None:
         """
@@ -46,16 +47,18 @@ class Session:
             run: the run; where it is reopened, the parts are given the state of its newest checkpoint.
             parts: name -> what has to be remembered.
             steps: of the whole training.
-            save_every: steps between checkpoints; None: as often as costs a hundredth of the time.
+            settings: of the run; without `save_every` checkpoints are as frequent as costs a hundredth of the time.
             device: the training's, which its numbers depend on.
 
         Raises:
             UserError: the run's checkpoints are broken, or of another run.
         """
-        self.run, self.steps, self.save_every = run, steps, save_every
+        self.run, self.steps, self.save_every = run, steps, settings.save_every
         self.parts = {**parts, "session": Numbers(self, "steps")}
         self.step = 0
         self._environment = {**environment(), "threads": torch.get_num_threads(), "device": _name_of(device)}
+        if isinstance(settings, TrainSettings):
+            self._environment["max_tokens"] = settings.max_tokens
         self._held: Snapshot | None = None
         self._last, self._cost, self._saved_step = time.monotonic(), 0.0, -1
         if run.reopened:
@@ -63,13 +66,15 @@ class Session:
 
     def _go_on(self) -> None:
         folder, log = self.run.checkpoints, self.run.metrics
-        snapshot, broken = newest(folder, self.run.identity, log.size)
+        snapshot, broken = newest(folder, self.run.identity, log)
         for line in broken:
-            print(f"warning: {line}; it is passed over", file=sys.stderr)
+            say(f"warning: {line}; it is passed over")
         if snapshot is None:
-            if broken:
-                raise UserError(f"{folder}: no checkpoint is whole; make the run again with another --out")
-            log.cut(0)  # it was stopped before there was any
+            if broken or log.size:  # the first checkpoint is written before the first line of the log
+                raise UserError(
+                    f"{folder}: no checkpoint is whole; remove {self.run.path} and make the run again, or make it with "
+                    "another --out"
+                )
             return
         give(snapshot, self.parts)
         self.step = self._saved_step = snapshot.step
@@ -79,7 +84,9 @@ class Session:
             told = ", ".join(
                 f"{name} {snapshot.environment.get(name)} then, {now} now" for name, now in differs.items()
             )
-            print(f"note: the rest may differ in the last bits from a run without a stop: {told}", file=sys.stderr)
+            say(f"note: the rest may differ in the last bits from a run without a stop: {told}")
+        if {"device", "max_tokens"} & set(differs) and "memory" in self.parts:
+            self.parts["memory"].load(State(values={"most": {}}))  # what was too much then may fit now
 
     def __enter__(self) -> Session:
         self._deferred = contextlib.ExitStack()
@@ -121,10 +128,7 @@ class Session:
             self._save(snapshot or take(self.step, self.parts, self.run.metrics.size))
         except (NoSpace, Broken, OSError) as wrong:
             self._last = time.monotonic()
-            print(
-                f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands",
-                file=sys.stderr,
-            )
+            say(f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands")
 
     def _save(self, snapshot: Snapshot) -> None:
         start = time.monotonic()

@@ -46,7 +46,7 @@ def train(
     steps = optim.steps_of(settings, len(mixture))
     best = BestState(policy, held, settings, steps)
     parts = {**parts_of(policy, optimizer), "best": best}
-    session = Session(run, parts, steps, settings.save_every, policy.device)
+    session = Session(run, parts, steps, settings, policy.device)
     with Meter(f"sft {mixture.title}", steps, done=session.step) as meter, session:
         best.start()
         for step in session:

@@ -17,6 +17,8 @@ class State:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     """What JSON can hold; floating-point numbers come back to the bit."""
+    fixed: bool = False
+    """These very tensors are replaced by others, never written to."""
 
 
 class Stateful(Protocol):

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ SIGNALS: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
 if hasattr(signal, "SIGHUP"):  # not on Windows
     SIGNALS += (signal.SIGUSR1, signal.SIGHUP)
 """SIGUSR1 is what batch systems send as a warning, SIGHUP what a terminal sends that is closed."""
+
+AGAIN = 1.0
+"""Seconds after which a second signal is meant as one; before that it is the same one, sent to a process and to its
+group."""
 
 
 class Interrupted(BaseException):
@@ -40,6 +45,8 @@ class Interrupted(BaseException):
 class _State:
     asked: int | None = None
     """The signal that came."""
+    since = 0.0
+    """When it came."""
     depth = 0
     """How many `deferred` blocks there are around."""
 
@@ -86,9 +93,11 @@ def poll() -> None:
 
 def _on_signal(number: int, _: Any) -> None:
     if _State.asked is not None:
+        if time.monotonic() - _State.since < AGAIN:
+            return
         with contextlib.suppress(OSError):
             os.write(2, b"left at once; what was saved before is whole\n")
         os._exit(128 + number)
-    _State.asked = number
+    _State.asked, _State.since = number, time.monotonic()
     if not _State.depth:
         raise Interrupted(number)

@@ -51,7 +51,10 @@ def suite(settings: SuiteSettings) -> int:
             try:
                 carry_out(study, Workers(settings.jobs))
             except Interrupted as stopped:
-                stopped.kept = "every run that was at work is saved; the same command goes on with all of them"
+                saved = (
+                    f"{study.killed} runs were killed and" if study.killed else "every run that was at work is saved;"
+                )
+                stopped.kept = f"{saved} the same command goes on with all of them"
                 raise
         study.write()
         return _report(study)
@@ -65,6 +68,7 @@ class Study:
         self.state = dict.fromkeys(plan.jobs, "planned")
         self.seconds: dict[str, float] = _seconds_before(out)
         self.error: dict[str, str] = {}
+        self.killed = 0
         self.diverged: set[str] = set()
         self.held_out: dict[str, float | None] = {}
         self.chosen: dict[Group, Mapping[str, Any]] = {}
@@ -266,7 +270,7 @@ def carry_out(study: Study, workers: Workers) -> None:
             for name, outcome in workers.wait():
                 study.note(name, outcome)
     finally:
-        workers.stop()
+        study.killed = workers.stop()
         study.state |= {name: "planned" for name, state in study.state.items() if state == "running"}
         study.write()
 

@@ -14,7 +14,7 @@ from .card import write_card
 from .checkpoint import KEEP, OptimizerState, Weights
 from .errors import UserError
 from .evaluate import measure
-from .identity import PROMPTS, identity_of
+from .identity import PROMPTS, fingerprint_of_model, identity_of
 from .mixture import Mixture
 from .models import Policy, load_policy
 from .prepare import Rows, TrainingRows
@@ -78,8 +78,10 @@ def train_and_measure(
         check_space(settings.out, policy.trainable())
     examples = [*rows.learnt.values(), *rows.held.values(), *rows.dev.values()]
     prompts = [row.prompt.text for one in (*mixture.questions, *dev) for row in one.rows[:PROMPTS]]
+    head = policy.value_head
+    beside = [policy.label_bias, None if head is None else fingerprint_of_model(head)]
     with Run.begin(method, settings, rows.reopened) as run:
-        run.about(identity_of(settings, examples, prompts, policy.model))
+        run.about(identity_of(settings, examples, prompts, policy.model, beside))
         steps, best = loop(policy, mixture, held_out, settings, run)
         with stop.deferred():
             policy.save(run.path)

@@ -26,9 +26,9 @@ from .config import read_yaml
 from .errors import UserError
 from .redact import Redacted, redact, scrub
 from .resume import function_of, may_be_reopened, prepare
-from .run import Run, read_config, read_results
+from .run import Run, read_config, read_results, status_of
 from .settings import Settings
-from .stop import Interrupted, heeded
+from .stop import SIGNALS, Interrupted, heeded
 
 PATIENCE = 30.0
 """Seconds that a run has to save itself when the suite is stopped."""
@@ -115,9 +115,9 @@ class Workers:
             found.append((work.name, outcome))
         return found
 
-    def stop(self) -> None:
-        """End all processes, whatever they are at."""
-        processes = []
+    def stop(self) -> int:
+        """End all processes, whatever they are at. How many did not save themselves in time and were killed."""
+        processes, killed = [], 0
         for pool in [*self._idle, *(pool for pool, *_ in self._running.values())]:
             processes += list((pool._processes or {}).values())  # the executor has no way to end what is running
             for process in (pool._processes or {}).values():
@@ -128,12 +128,15 @@ class Workers:
             process.join(max(0.0, end - time.monotonic()))
             if process.is_alive():
                 process.kill()
+                killed += 1
         self._running.clear()
+        return killed
 
 
 def _begin(threads: int | None) -> None:
     """The start of a process: it ends when the program does, even one that was killed, and not by itself at Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS[1:]:  # the program decides, and sends SIGTERM
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -181,6 +184,8 @@ def make_run(work: Work) -> tuple[Run, list[dict[str, Any]]]:
     folder = work.settings.out
     assert folder is not None
     prepared = prepare(work.command, work.settings, reopened=True)
+    if status_of(folder) == "running":
+        raise UserError(f"{folder}: another process is at work there; wait for it, or stop it")
     if may_be_reopened(folder, work.command, prepared.settings):
         print("going on with what is there")
     else:

@@ -16,6 +16,12 @@ class ResumeSettings(Frozen):
 
     data: Path | None = None
     """Folder in the official layout, where the rows have been moved to."""
+    model: str | None = None
+    """Folder of the base model, if it has been moved."""
+    init: Path | None = None
+    """Run folder that a training started from, if it has been moved."""
+    adapter: Path | None = None
+    """Run folder that an evaluation is about, if it has been moved."""
     device: str | None = None
     """auto, cpu or cuda."""
     max_tokens: int | None = Field(None, ge=16)
