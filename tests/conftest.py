@@ -13,6 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: on
 
 import pytest
 
+pytest.register_assert_rewrite("outcomes")
+
 REAL_DATA = Path(os.environ.get("RL4NLU_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 

@@ -16,9 +16,13 @@ def logged(run: Path) -> list[dict]:
 
 
 def outcome(run: Path) -> dict[str, object]:
-    """Weights, optimizer, logs, predictions and results, but how long it took."""
+    """Weights, optimizer, logs, predictions and results, but how long it took. Of the checkpoints the last one: the one
+    before is of whatever step a signal came at."""
     found: dict[str, object] = {}
+    older = sorted((run / "checkpoints").glob("step-*"))[:-1]
     for path in sorted(run.rglob("*")):
+        if path.parent in older:
+            continue
         if path.suffix in (".safetensors", ".jsonl") or path.name in ("state.json", "label_bias.json"):
             found[str(path.relative_to(run))] = path.read_bytes()
     if (run / "metrics.jsonl").exists():
