@@ -235,9 +235,12 @@ def writes_of(here, tiny_model, monkeypatch) -> int:
 def check_full_disk_at(number: int, here, tiny_model, monkeypatch, capsys) -> None:
     out = f"full-{number}"
     with monkeypatch.context() as patch:
-        disk_full_at(number, patch)
+        seen = disk_full_at(number, patch)
         code = run("sft", tiny_model, out)
     error = capsys.readouterr().err
+    if len(seen) < number:  # a line of the log may take one call or two
+        assert code == 0
+        return
     assert code in (0, 4), error
     assert "the disk is full" in error
     assert "bytes are needed there" in error

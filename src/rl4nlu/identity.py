@@ -17,7 +17,7 @@ from .tasks import Example
 ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
 """Settings that say where something lies: what lies there has a fingerprint."""
 MEMORY = {"device", "max_tokens", "save_every"}
-"""Settings that do not change what comes out."""
+"""Settings that change the last bits of what comes out at most, but for the masks of dropout."""
 PROMPTS = 4
 """Prompts of each task whose texts go into the fingerprint."""
 SAMPLED = 65_536
@@ -45,6 +45,7 @@ def identity_of(
         "settings": {name: value for name, value in values.items() if name not in ELSEWHERE | MEMORY},
         "rows": fingerprint_of_rows(rows),
         "prompts": _digest(prompts),
+        "type of numbers (dtype)": str(next(model.parameters()).dtype),
         "model": _digest([fingerprint_of_model(model), json.dumps(beside)]),
     }
 

@@ -1,4 +1,5 @@
-"""Out of memory: the work is done again with half as many tokens at a time, so that the result is the same."""
+"""Out of memory: the work is done again with half as many tokens at a time, so that the result is the same, but for
+rounding and for the masks of dropout, which are drawn for each micro-batch."""
 
 from __future__ import annotations
 

@@ -53,6 +53,6 @@ class PredictSettings(Frozen):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the base weights; auto: bfloat16 on a GPU, else float32."""
     max_tokens: int = Field(4096, ge=16)
-    """Tokens in a micro-batch: memory, never the result."""
+    """Tokens in a micro-batch: memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
     seed: int = Field(0, ge=0)
     """Of sampled answers."""

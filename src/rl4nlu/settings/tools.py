@@ -25,7 +25,7 @@ class ResumeSettings(Frozen):
     device: str | None = None
     """auto, cpu or cuda."""
     max_tokens: int | None = Field(None, ge=16)
-    """Tokens in a micro-batch: memory, never the result."""
+    """Tokens in a micro-batch: memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints."""
 
