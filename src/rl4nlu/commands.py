@@ -107,7 +107,7 @@ def predict(args: Args) -> None:
 
 
 def resume(args: Args) -> None:
-    """Go on with a run that was stopped or killed: no step is lost that was saved.
+    """Go on with a run that was stopped or killed, to the end that it would have come to.
 
     rl4nlu resume runs/sst2-ppo
     """
