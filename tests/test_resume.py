@@ -127,6 +127,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_used(here, tiny_model, 
     assert "it is passed over" in error
     assert "Traceback" not in error
     assert_same_outcome(Path("whole"), Path("r"))
+    assert sorted(path.name for path in Path("r/checkpoints").iterdir()) == ["step-000005", "step-000006"]
 
 
 def test_no_whole_checkpoint_is_no_reason_to_begin_anew(here, tiny_model, monkeypatch, capsys):

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from
+from safetensors.torch import load_file
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 
@@ -106,32 +106,37 @@ def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any], environm
     """
     path = folder / f"step-{snapshot.step:06d}"
     with contextlib.suppress(Broken):
-        there = _read(path)[0]
+        there = _verified(path)
         if (there["identity"], there["log_bytes"]) == (json.loads(json.dumps(identity)), snapshot.log_bytes):
             return path  # the same step of the same run gives the same state
-    contents = {}
     for name, state in snapshot.parts.items():
         for key, tensor in state.tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise Diverged(f"{name}: {key} is not finite at step {snapshot.step}, so no checkpoint was written")
-        if state.tensors:
-            contents[f"{name}.safetensors"] = bytes_of(dict(state.tensors))
-    values = {name: state.values for name, state in snapshot.parts.items()}
-    contents[VALUES] = (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
-    manifest = {
-        "schema": SCHEMA,
-        "step": snapshot.step,
-        "log_bytes": snapshot.log_bytes,
-        "files": {name: {"bytes": len(content), "sha256": _hash(content)} for name, content in contents.items()},
-        "identity": identity,
-        "environment": environment,
-    }
-    manifest["sha256"] = _hash(_canonical(manifest))
-    contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-    with files.folder_in_one_step(path, sum(map(len, contents.values()))) as part:
-        for name, content in contents.items():
+    tensors = [x for state in snapshot.parts.values() for x in state.tensors.values()]
+    written: dict[str, dict[str, Any]] = {}
+    with files.folder_in_one_step(path, sum(x.numel() * x.element_size() for x in tensors)) as part:
+
+        def put(name: str, content: bytes) -> None:
             files.write(part / name, content)
-    _read(path)
+            written[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+        for name, state in snapshot.parts.items():  # one after the other: no more than one is in memory twice
+            if state.tensors:
+                put(f"{name}.safetensors", bytes_of(dict(state.tensors)))
+        values = {name: state.values for name, state in snapshot.parts.items()}
+        put(VALUES, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+        manifest = {
+            "schema": SCHEMA,
+            "step": snapshot.step,
+            "log_bytes": snapshot.log_bytes,
+            "files": dict(written),
+            "identity": identity,
+            "environment": environment,
+        }
+        manifest["sha256"] = _hash_of(manifest)
+        put(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    _verified(path)
     prune(folder, path)
     return path
 
@@ -146,8 +151,8 @@ def prune(folder: Path, newest: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def newest(folder: Path, identity: Mapping[str, Any], log: files.Log) -> tuple[Snapshot | None, list[str]]:
-    """The newest checkpoint that is whole, if there is any, and what is wrong with those that were passed over.
+def newest(folder: Path, identity: Mapping[str, Any], log: files.Log) -> tuple[Snapshot | None, dict[Path, str]]:
+    """The newest checkpoint that is whole, if there is any; and those that were passed over, with what is wrong.
 
     Args:
         folder: of all checkpoints of the run.
@@ -157,7 +162,7 @@ def newest(folder: Path, identity: Mapping[str, Any], log: files.Log) -> tuple[S
     Raises:
         UserError: it is of a run with other settings, data or model.
     """
-    wrong = []
+    wrong: dict[Path, str] = {}
     found = _steps(folder)
     for step in sorted(found, reverse=True):
         try:
@@ -165,7 +170,7 @@ def newest(folder: Path, identity: Mapping[str, Any], log: files.Log) -> tuple[S
             if not log.ends_at(snapshot.log_bytes):
                 raise Broken(f"metrics.jsonl had {snapshot.log_bytes:,} bytes then, and has no such line now")
         except Broken as reason:
-            wrong.append(f"{found[step]}: {reason}")
+            wrong[found[step]] = str(reason)
             continue
         check_same(found[step], manifest["identity"], identity)
         return snapshot, wrong
@@ -185,33 +190,43 @@ def _step(path: Path) -> int:
     return int(match[1])
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Snapshot]:
-    """Manifest and snapshot of a checkpoint, every byte of it verified.
+def _verified(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, of which every byte is as it was written.
 
     Raises:
-        Broken: it is not what was written.
+        Broken: it is not.
     """
     manifest = _manifest(path)
     if manifest["step"] != _step(path):
         raise Broken(f"it is the checkpoint of step {manifest['step']} under another name")
-    contents = {}
     for name, written in manifest["files"].items():
         try:
-            content = (path / name).read_bytes()
+            with (path / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
         except OSError as wrong:
             raise Broken(f"{name} cannot be read ({wrong.strerror})") from None
-        if len(content) != written["bytes"]:
-            raise Broken(f"{name} has {len(content):,} bytes, and {written['bytes']:,} were written")
-        if _hash(content) != written["sha256"]:
+        if size != written["bytes"]:
+            raise Broken(f"{name} has {size:,} bytes, and {written['bytes']:,} were written")
+        if digest != written["sha256"]:
             raise Broken(f"{name} is not what was written (its SHA-256 differs)")
-        contents[name] = content
+    return manifest
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Snapshot]:
+    """Manifest and snapshot of a checkpoint.
+
+    Raises:
+        Broken: it is not what was written.
+    """
+    manifest = _verified(path)
     try:
-        values = json.loads(contents[VALUES])
+        values = json.loads((path / VALUES).read_bytes())
         tensors = {
-            name: tensors_from(contents.get(f"{name}.safetensors", b"")) if f"{name}.safetensors" in contents else {}
+            name: load_file(path / f"{name}.safetensors") if f"{name}.safetensors" in manifest["files"] else {}
             for name in values
         }
-    except (KeyError, ValueError, SafetensorError) as wrong:
+    except (OSError, ValueError, SafetensorError) as wrong:
         raise Broken(f"it cannot be read ({wrong})") from None
     parts = {name: State(tensors[name], values[name]) for name in values}
     return manifest, Snapshot(manifest["step"], parts, manifest["log_bytes"], manifest["environment"])
@@ -226,7 +241,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         given = manifest.pop("sha256")
-        if given != _hash(_canonical(manifest)):
+        if given != _hash_of(manifest):
             raise Broken(f"{MANIFEST} is not what was written (its SHA-256 differs)")
     except OSError as wrong:
         raise Broken(f"{MANIFEST} cannot be read ({wrong.strerror})") from None
@@ -237,12 +252,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _hash_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 # -- parts that every training has -------------------------------------------------------------------------------------

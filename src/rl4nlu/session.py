@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 
 import torch
@@ -60,6 +62,7 @@ class Session:
         if isinstance(settings, TrainSettings):
             self._environment["max_tokens"] = settings.max_tokens
         self._held: Snapshot | None = None
+        self._broken: set[Path] = set()
         self._last, self._cost, self._saved_step = time.monotonic(), 0.0, -1
         if run.reopened:
             self._go_on()
@@ -67,8 +70,8 @@ class Session:
     def _go_on(self) -> None:
         folder, log = self.run.checkpoints, self.run.metrics
         snapshot, broken = newest(folder, self.run.identity, log)
-        for line in broken:
-            say(f"warning: {line}; it is passed over")
+        for path, reason in broken.items():
+            say(f"warning: {path}: {reason}; it is passed over")
         if snapshot is None:
             if broken or log.size:  # the first checkpoint is written before the first line of the log
                 raise UserError(
@@ -76,6 +79,7 @@ class Session:
                     "another --out"
                 )
             return
+        self._broken = set(broken)
         give(snapshot, self.parts)
         self.step = self._saved_step = snapshot.step
         log.cut(snapshot.log_bytes)
@@ -133,6 +137,9 @@ class Session:
     def _save(self, snapshot: Snapshot) -> None:
         start = time.monotonic()
         self.run.metrics.sync()
+        for path in self._broken:  # they count for nothing, and none that is whole goes in their stead
+            shutil.rmtree(path, ignore_errors=True)
+        self._broken.clear()
         save(self.run.checkpoints, snapshot, self.run.identity, self._environment)
         self._last, self._saved_step = time.monotonic(), snapshot.step
         self._cost = self._last - start
