@@ -315,7 +315,8 @@ def _run_folder(args: Args, command: str) -> tuple[Path, Args]:
         return Path(args[0]), args[1:]
     if {"-h", "--help"} & set(args):
         return Path("RUN"), args
-    raise UserError(f"{command} needs the folder of a run first: {_example(command)}")
+    kind = "a run" if command == "resume" else "a finished run"
+    raise UserError(f"{command} needs the folder of {kind} first: {_example(command)}")
 
 
 def _example(command: str) -> str:
