@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -175,7 +174,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        with contextlib.suppress(NoSpace, OSError):  # the status is not worth hiding what went wrong
+        try:
             if error is None:
                 self.note("finished")
             elif self.reopened and isinstance(error, UserError):
@@ -184,6 +183,8 @@ class Run:
                 self.note(ENDS.get(type(error), "failed"), str(error) or type(error).__name__)
             if isinstance(error, Diverged):
                 files.write_json(self.path / "diverged.json", {"what": str(error), "rows": error.rows})
+        except (NoSpace, OSError) as wrong:  # the status is not worth hiding how the run ended
+            files.say(f"warning: {wrong}")
         self.close()
         if isinstance(error, Interrupted | Halted):
             error.run = self.path
