@@ -45,6 +45,8 @@ def test_what_was_ignored_stays_ignored():
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.01)
             stop.poll()
+            assert stop._State.asked is None
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 

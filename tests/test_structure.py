@@ -17,6 +17,7 @@ FLOW = [
     "yamls",
     "stop",
     "files",
+    "progress",
     "seeding",
     "tasks",
     "rows",

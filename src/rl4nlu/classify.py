@@ -22,7 +22,8 @@ from .evaluate import tally
 from .guards import Source, check_finite, not_finite
 from .identity import PROMPTS, identity_of
 from .prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
-from .run import Meter, Run
+from .progress import Meter
+from .run import Run
 from .seeding import derive, generator
 from .session import Session
 from .settings import ClassifySettings, EvaluateSettings

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import stop
 from .commands import COMMANDS, Args
-from .errors import Diverged, Halted, UserError, did_you_mean
+from .errors import Diverged, Halted, OutOfMemory, UserError, did_you_mean
 from .redact import redact
 
 
@@ -64,7 +64,8 @@ def _next_step(error: Halted) -> str:
         if error.run is None or not (error.run / "checkpoints").is_dir():
             return f"{rows}: look at the weights of the model, and at the rows"
         return f"; nothing was changed by this step{rows}: look at them, or begin again with a lower --learning-rate"
-    return f"; then go on: rl4nlu resume {error.run}" if error.run else ""
+    then = "with more memory" if isinstance(error, OutOfMemory) else "then"
+    return f"; {then} go on: rl4nlu resume {error.run}" if error.run else ""
 
 
 def _what_is_kept(signal: stop.Interrupted) -> str:

@@ -22,10 +22,7 @@ def evaluate(args: Args) -> None:
 
     settings = _settings(EvaluateSettings, args, "evaluate")
     _need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
-    from .resume import function_of, prepare
-
-    prepared = prepare("evaluate", settings, reopened=False)
-    run, results = function_of("evaluate", prepared.settings)(settings, prepared)
+    run, results = _make_run("evaluate", settings)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
@@ -38,12 +35,7 @@ def sft(args: Args) -> None:
 
     settings = _settings(SftSettings, args, "sft")
     _need(settings, "task", "model" if settings.init is None else None)
-    from .prepare import prepare_training
-
-    prepared = prepare_training(settings)
-    from .sft import sft as run_it
-
-    run, results = run_it(settings, prepared)
+    run, results = _make_run("sft", settings)
     again = f" --data {settings.data}" if settings.data else ""
     _finish(run.path, results, f"rl4nlu ppo --task {settings.task}{again} --init {run.path}")
 
@@ -57,12 +49,7 @@ def ppo(args: Args) -> None:
 
     settings = _settings(PpoSettings, args, "ppo")
     _need(settings, "task", "model" if settings.init is None else None)
-    from .prepare import prepare_training
-
-    prepared = prepare_training(settings)
-    from .ppo import ppo as run_it
-
-    run, results = run_it(settings, prepared)
+    run, results = _make_run("ppo", settings)
     before = f"{settings.init} " if settings.init else ""
     _finish(run.path, results, f"rl4nlu report {before}{run.path} --out report.html")
 
@@ -76,12 +63,7 @@ def classify(args: Args) -> None:
 
     settings = _settings(ClassifySettings, args, "classify")
     _need(settings, "task", "model")
-    from .prepare import prepare_classify
-
-    prepared = prepare_classify(settings)
-    from .classify import classify as run_it
-
-    run, results = run_it(settings, prepared)
+    run, results = _make_run("classify", settings)
     _finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
 
 
@@ -287,6 +269,14 @@ def _settings(kind: Any, args: Args, command: str) -> Any:
 
     first, example = [line.strip() for line in (COMMANDS[command].__doc__ or "").strip().split("\n\n")]
     return config.parse(kind, args, f"rl4nlu {command}", f"{first}\n\nexample: {example}")
+
+
+def _make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """A run and its results: what needs no model is checked before the heavy imports come in."""
+    from .resume import function_of, prepare
+
+    prepared = prepare(command, settings, reopened=False)
+    return function_of(command, prepared.settings)(settings, prepared)
 
 
 def _need(settings: Any, *names: str | None) -> None:

@@ -14,7 +14,8 @@ from .identity import PROMPTS, identity_of
 from .metrics import compute
 from .models import Policy, load_policy
 from .prepare import EvaluationRows, prepare_evaluation
-from .run import Meter, Run
+from .progress import Meter
+from .run import Run
 from .seeding import generator
 from .settings import EvaluateSettings, PromptSettings
 from .sources import MINI

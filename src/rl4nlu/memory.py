@@ -54,7 +54,7 @@ class Memory:
             if now <= smallest:
                 raise OutOfMemory(
                     f"{phase}: out of memory with one row at a time ({said}); begin a new run with a smaller model, "
-                    "fewer --answers or --shots, or a smaller --max-length, or, with more memory"
+                    "fewer --answers or --shots, or a smaller --max-length"
                 )
             self.most[phase] = max(smallest, now // 2)
             say(f"note: {phase}: out of memory, {self.most[phase]} instead of {now} at a time")

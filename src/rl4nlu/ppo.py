@@ -35,8 +35,9 @@ from .losses import Loss, expected_loss, ppo_loss, sft_loss
 from .mixture import Mixture
 from .models import Policy
 from .prepare import TrainingRows, prepare_training
+from .progress import Meter
 from .rewards import KLController, token_rewards
-from .run import Meter, Run
+from .run import Run
 from .seeding import generator
 from .selection import BestState
 from .session import Session

@@ -12,7 +12,7 @@ from .classifier import ask as ask_classifier
 from .classifier import restore
 from .models import load_policy
 from .prepare import PredictionRows, prepare_prediction
-from .run import Meter
+from .progress import Meter
 from .settings import PredictSettings
 
 

@@ -11,7 +11,7 @@ from . import files
 from .config import read_yaml, validate
 from .errors import UserError, did_you_mean
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
-from .run import STATUS, Run, command_of, read_results, status_of
+from .run import Run, command_of, read_results, status_of
 from .settings import RUNS, ClassifySettings, EvaluateSettings, PpoSettings, ResumeSettings, Settings, SftSettings
 from .tasks.own import is_file
 from .trained import own_task
@@ -131,4 +131,4 @@ def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
     if status_of(path) in ("", "running") or command_of(path) != command:
         return False
     then, now = read_yaml(path / "config.yaml"), settings.model_dump(mode="json")
-    return (path / STATUS).is_file() and {**then, "out": None} == {**now, "out": None}
+    return {**then, "out": None} == {**now, "out": None}

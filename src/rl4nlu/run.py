@@ -1,4 +1,4 @@
-"""The run folder, the log and the progress of a long command."""
+"""The run folder: settings, log, predictions, results, who works in it, how it ended."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import errno
 import json
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import config, files, settings
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError
@@ -317,9 +313,10 @@ def claim(out: Path | None, name: str) -> Path:
         try:
             path.mkdir(parents=True, exist_ok=out is not None)
             return path
-        except FileExistsError:  # perhaps made by another process this very moment
-            n += 1
         except OSError as wrong:
+            if out is None and isinstance(wrong, FileExistsError):  # perhaps made by another process this very moment
+                n += 1
+                continue
             raise UserError(f"--out {path}: cannot make this folder ({wrong.strerror})") from None
 
 
@@ -339,51 +336,3 @@ def check_free(path: Path | None) -> None:
         above = next(folder for folder in path.absolute().parents if folder.exists())
         if not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
             raise UserError(f"--out {path}: cannot make this folder in {above}; name another one")
-
-
-class Meter:
-    """A live bar on a terminal; elsewhere a plain line now and then, at most 100 in all."""
-
-    def __init__(self, title: str, total: int, console: Console | None = None, done: int = 0) -> None:
-        self.title, self.total = title, max(1, total)
-        self.before, self.done, self.start, self._next_line = done, done, time.perf_counter(), 0
-        self._bar: Progress | None = None
-        console = console or Console(stderr=True)
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=console,
-            )
-            self._id = self._bar.add_task(title, total=self.total, completed=done, note="")
-
-    def __enter__(self) -> Meter:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def note(self, text: str) -> None:
-        """Say something beside the progress."""
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            files.say(text)
-
-    def advance(self, count: int = 1, **notes: float) -> None:
-        """So much more is done; the notes are shown beside it."""
-        self.done += count
-        note = "  ".join(f"{name} {value:.4g}" for name, value in notes.items())
-        if self._bar:
-            self._bar.update(self._id, completed=self.done, note=note)
-        elif self.done >= self._next_line or self.done >= self.total:
-            seconds = time.perf_counter() - self.start
-            left = seconds / max(1, self.done - self.before) * (self.total - self.done)
-            files.say(f"{self.title} {self.done}/{self.total}  {note}  {seconds:.0f} s, {left:.0f} s left")
-            self._next_line = self.done + max(1, self.total // 50)

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 class Session:
     """The steps that are left of a training.
 
-        with Session(run, parts, steps) as session:
+        with Session(run, parts, steps, settings) as session:
             for step in session:
                 ...
 

@@ -18,7 +18,8 @@ from .losses import sft_loss
 from .mixture import Mixture
 from .models import Policy
 from .prepare import TrainingRows, prepare_training
-from .run import Meter, Run
+from .progress import Meter
+from .run import Run
 from .seeding import derive
 from .selection import BestState
 from .session import Session

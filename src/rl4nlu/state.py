@@ -53,8 +53,10 @@ class Numbers:
 
 
 def same_names(given: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raises:
-    ValueError: these are not the same names.
+    """Whether a part is given what it knows.
+
+    Raises:
+        ValueError: these are not the same names.
     """
     if set(given) != set(wanted):
         odd = sorted(set(given) ^ set(wanted))
