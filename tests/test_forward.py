@@ -109,9 +109,55 @@ def test_padding_content_changes_nothing():
 
 
 def test_projection_runs_on_answer_positions_only():
-    model, seen = tiny("llama"), []
-    model.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
+    model, seen = tiny("cohere"), []  # which scales its logits, so that all of them are made
+    model.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
     rows = [(PREFIX + own, MANY) for own in RAGGED]
+    batch = next(micro_batches(rows, 10_000, pad=0))
+    score(model, batch, shared=True)
+    assert seen == [len(RAGGED) * (1 + 2 + 0 + 1)], "a row's last prompt token and the inner tokens of its answers"
+    score(model, batch, shared=True, closed=True)
+    assert seen[1:] == seen[:1]
+
+
+def test_what_rows_share_is_read_once():
+    model, seen = tiny("llama"), []
+    model.get_input_embeddings().register_forward_hook(lambda _, args, out: seen.append(args[0].numel()))
+    answers = ((11, 12, 13), (11, 12, 14), (11, 12, 13), (15, 1))
+    rows = [(PREFIX + own, answers) for own in RAGGED]
     score(model, next(micro_batches(rows, 10_000, pad=0)), shared=True)
-    # the prefix pass projects nothing; each row its last prompt token and the inner tokens of its three answers
-    assert seen == [0, len(RAGGED) * (1 + 2 + 0 + 1)]
+    assert seen == [len(PREFIX) + sum(map(len, RAGGED)) + len(RAGGED) * (2 + 1)]
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in FALLS_BACK])
+@pytest.mark.parametrize("shared", [False, True])
+def test_of_a_closed_set_only_the_differences_matter(name, shared):
+    model = tiny(name)
+    answers = ((11, 12), (11, 30), (4, 9))
+    rows = [(PREFIX + own, answers) for own in RAGGED]
+    batch = next(micro_batches(rows, 10_000, pad=0))
+    logp, closed = (score(model, batch, shared, closed=given).logp_BKA for given in (False, True))
+    for differs in ((logp - closed)[:, :, 0], (logp - closed)[:, :2, 1]):  # of one state each
+        assert torch.allclose(differs, differs[:, :1].expand_as(differs), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox", "gemma2", "granite"])
+def test_frozen_output_embedding_gives_the_same_gradients(name):
+    """With frozen weights log-probabilities have a gradient function of their own (projection.py)."""
+    rows = [(PREFIX + own, MANY) for own in RAGGED]
+    batch = next(micro_batches(rows, 10_000, pad=0))
+    gradients, numbers = [], []
+    for frozen in (False, True):
+        model = tiny(name)
+        head = model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=not frozen)  # tied no more
+        scores = score(model, batch, shared=True, entropy=True)
+        weight = torch.linspace(0.5, 2.0, scores.logp_BKA.numel()).view_as(scores.logp_BKA)
+        (weight * (scores.logp_BKA - 0.3 * scores.entropy_BKA)).sum().backward()
+        numbers.append(scores)
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None and p is not head.weight})
+    assert torch.allclose(numbers[0].logp_BKA, numbers[1].logp_BKA, atol=TOLERANCE)
+    assert torch.allclose(numbers[0].entropy_BKA, numbers[1].entropy_BKA, atol=TOLERANCE, rtol=TOLERANCE)
+    largest = max(g.abs().max() for g in gradients[0].values())
+    assert gradients[0].keys() == gradients[1].keys()
+    for n, g in gradients[0].items():
+        assert (g - gradients[1][n]).abs().max() <= TOLERANCE * max(1.0, largest), n

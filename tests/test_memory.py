@@ -70,8 +70,7 @@ def test_every_row_exactly_once_wherever_memory_runs_out():
             if len(calls) == fails_at:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             for i, row in enumerate(batch.rows):  # the batch holds the rows that it says
-                prompt = [*batch.prefix_P.tolist(), *batch.prompt_BT[i][batch.prompt_mask_BT[i]].tolist()]
-                assert prompt == rows[row][0]
+                assert list(batch.prompts[i]) == rows[row][0]
             seen.extend(batch.rows)
 
         Memory().each("scoring", rows, 40, work, 0, torch.device("cpu"))

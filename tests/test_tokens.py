@@ -19,6 +19,7 @@ from rl4nlu.errors import UserError
 from rl4nlu.prompts import Prompter
 from rl4nlu.tasks import TASKS, Example
 from rl4nlu.tokens import EncodedRows, Encoder, common_prefix, micro_batches, pad_right
+from rl4nlu.tree import WORTH
 
 MINI = Path(rl4nlu.__file__).parent / "assets" / "mini"
 TEMPLATES = ("plain", "verdict")
@@ -291,13 +292,13 @@ TOKEN = st.integers(1, 3)
 @st.composite
 def batches(draw, ragged):
     """Prompts that may share a beginning, with the same number of answers each, and a bound of tokens."""
-    shared = draw(st.lists(TOKEN, max_size=14))
-    tails = draw(st.lists(st.lists(TOKEN, max_size=8), min_size=1, max_size=9))
+    shared = draw(st.lists(TOKEN, max_size=40))
+    tails = draw(st.lists(st.lists(TOKEN, max_size=24), min_size=1, max_size=9))
     count, width = draw(st.integers(0, 3)), draw(st.integers(1, 3))
     size = st.integers(1, 6) if ragged else st.just(width)
     rows = []
     for tail in tails:
-        answers = [[7] * draw(size) for _ in range(count)]
+        answers = [draw(st.lists(TOKEN, min_size=(n := draw(size)), max_size=n)) for _ in range(count)]
         rows.append(((shared + tail) or [9], answers))
     return rows, draw(st.integers(1, 120))
 
@@ -311,24 +312,18 @@ def test_every_row_is_in_one_batch_and_whole(case):
         seen += batch.rows
         for i, row in enumerate(batch.rows):
             prompt, answers = rows[row]
-            own = batch.prompt_BT[i][batch.prompt_mask_BT[i]].tolist()
-            assert batch.prefix_P.tolist() + own == list(prompt)
-            assert own, "at least one token stays with the row"
-            assert batch.prompt_mask_BT[i].tolist() == [True] * len(own) + [False] * (
-                batch.prompt_BT.shape[1] - len(own)
-            )
+            assert list(batch.prompts[i]) == list(prompt)
+            assert [list(answer) for answer in batch.answers[i]] == answers
             assert [
                 a[m].tolist() for a, m in zip(batch.answer_BKA[i], batch.answer_mask_BKA[i], strict=True)
             ] == answers
-        assert (batch.prompt_BT[~batch.prompt_mask_BT] == 5).all()
         assert (batch.answer_BKA[~batch.answer_mask_BKA] == 5).all()
-        assert batch.prompt_BT.shape[1] == max(len(rows[row][0]) for row in batch.rows) - len(batch.prefix_P)
     assert sorted(seen) == list(range(len(rows)))
 
 
 def tokens(batch):
-    """What goes through the model, padding included."""
-    return len(batch.prefix_P) + batch.prompt_BT.numel() + batch.answer_BKA.numel()
+    """What goes through the model, and the last token of every answer, which is predicted only."""
+    return len(batch.tree.ids_N) + batch.answer_BKA.shape[0] * batch.answer_BKA.shape[1]
 
 
 @settings(deadline=None, max_examples=500, derandomize=True)
@@ -348,13 +343,23 @@ def test_batches_keep_the_bound_with_answers_of_any_length(case):
 
 
 def test_rows_share_a_batch_where_there_is_room():
-    rows = [([*range(20), i], [[1, 2], [3]]) for i in range(40, 50)]
-    (batch,) = micro_batches(rows, 20 + 10 * (1 + 4), pad=0)
-    assert batch.prefix_P.tolist() == list(range(20))
+    rows = [([*range(30), i], [[1, 2], [3]]) for i in range(40, 50)]
+    (batch,) = micro_batches(rows, 30 + 10 * (1 + 3), pad=0)
+    assert tokens(batch) == 30 + 10 * (1 + 1) + 10 * 2
     assert batch.answer_BKA.shape == (10, 2, 2)
-    assert len(list(micro_batches(rows, 20 + 5 * (1 + 4), pad=0))) == 2
     assert len(list(micro_batches(rows, 1, pad=0))) == 10
     assert list(micro_batches([], 100, pad=0)) == []
+
+
+def test_rows_that_share_a_passage_come_together():
+    passages = [[100 * p + i for i in range(40 + p)] for p in range(4)]
+    rows = [(list(range(20)) + passages[i % 4] + [900 + i, 7], [[1]]) for i in range(24)]
+    batches = list(micro_batches(rows, 20 + 44 + 6 * 3 + 5 * (WORTH - 1), pad=0))
+    for batch in batches:
+        assert len({row % 4 for row in batch.rows}) <= 2
+        assert tokens(batch) <= 20 + 44 + 44 + 6 * (2 + 1)
+    in_order = [row % 4 for batch in batches for row in batch.rows]
+    assert in_order == [3] * 6 + [2] * 6 + [1] * 6 + [0] * 6, "the longest first"
 
 
 def test_longest_rows_come_first():

@@ -167,7 +167,7 @@ def score_labels(policy: Policy, batch: Batch, prompts: Sequence[Encoded]) -> tu
         batch: micro-batch with every label (cut where it is told from the others) as the answers of each row.
         prompts: what each row of the batch is.
     """
-    scores = score(policy.model, batch, policy.shared, value_head=policy.value_head)
+    scores = score(policy.model, batch, policy.shared, value_head=policy.value_head, closed=True)
     rows = [
         closed_set_logp(scores.logp_BKA[i : i + 1], distinguishing(one.answers), policy.bias_of(one.prompter.task))
         for i, one in enumerate(prompts)

@@ -151,7 +151,7 @@ def label_logp(
     found: dict[int, list[float]] = {}
 
     def work(batch: Batch) -> None:
-        logp_BKA = score(policy.model, batch, policy.shared).logp_BKA
+        logp_BKA = score(policy.model, batch, policy.shared, closed=True).logp_BKA
         for i, row in enumerate(batch.rows):
             bias_K = policy.bias_of(rows[row].prompter.task)
             found[row] = closed_set_logp(logp_BKA[i : i + 1].double(), cut[row], bias_K)[0].tolist()

@@ -167,7 +167,7 @@ def load_policy(
         raise UserError(cannot_load(name, wrong, "a causal language model")) from None
     if model.get_output_embeddings() is None:
         raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
-    model = model.to(place).eval()
+    model = model.to(place).eval().requires_grad_(False)
     shared = shares_prefix(model)
     if not shared:
         print(f"note: {type(model).__name__} cannot share a prefix exactly; whole sequences are run, which is slower")

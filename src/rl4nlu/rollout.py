@@ -7,13 +7,12 @@ so what is sampled does not depend on how rows are put into batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .forward import Context, States, extend, fits_window, read, read_whole, whole_prompts
+from .forward import more, read_last, read_prompts
 from .models import Policy
 from .seeding import generator
 from .tokens import Batch, Encoded, pad_right
@@ -91,27 +90,11 @@ def think(
     ]
 
 
-class _Reader(Protocol):
-    """Reads one more token of some of the rows' answers."""
-
-    def first(self) -> Tensor:
-        """Logits behind each prompt: (B, V)."""
-        ...
-
-    def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor:
-        """Logits behind one more token of each answer that goes on: (M, V), in row-major order."""
-        ...
-
-
 def _sample_batch(
     policy: Policy, batch: Batch, K: int, finished, max_new_tokens: int, uniform_BKA
 ) -> list[list[Answer]]:
     B = len(batch.rows)
-    reader: _Reader
-    if policy.shared and fits_window(policy.model, batch):
-        reader = _SharedReader(policy, batch)
-    else:
-        reader = _PlainReader(policy, batch)
+    reader = _TreeReader(policy, batch, K, max_new_tokens) if policy.shared else _PlainReader(policy, batch)
     alive_BK = torch.ones((B, K), dtype=torch.bool)
     ended_BK = torch.zeros((B, K), dtype=torch.bool)
     tokens: list[list[list[int]]] = [[[] for _ in range(K)] for _ in range(B)]
@@ -156,47 +139,44 @@ def _text(policy: Policy, tokens: list[int]) -> str:
     return policy.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-class _SharedReader:
-    """Goes on from the shared context; answers of a prompt are branches of one row."""
+class _TreeReader:
+    """Reads the prompts as a tree, then one token of every answer at a time."""
 
-    def __init__(self, policy: Policy, batch: Batch) -> None:
+    def __init__(self, policy: Policy, batch: Batch, K: int, room: int) -> None:
         self.model = policy.model
-        self.context: Context
-        self.states: States
-        self.context, self.states = read(self.model, batch)
-        self.next_B = batch.prompt_mask_BT.sum(1) + len(batch.prefix_P)
+        # what is sampled follows the prompts: they alone are read
+        self.branches, self.logits_BV = read_prompts(self.model, replace(batch, answers=((),) * len(batch.rows)), K, room)
         self.rows = torch.arange(len(batch.rows))
 
     def first(self) -> Tensor:
-        return self.states.logits_MV
+        """Logits behind each prompt: (B, V)."""
+        return self.logits_BV
 
     def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor:
+        """Logits behind one more token of each answer that goes on: (M, V), in row-major order."""
         live = alive_BK[self.rows].any(1)
-        if int(live.sum()) <= len(self.rows) // 2:  # copying the cache pays once half the rows are done
-            self.context.keep(live.nonzero()[:, 0].to(self.next_B.device))
-            self.next_B, self.rows = self.next_B[live.to(self.next_B.device)], self.rows[live]
-        device, K = self.next_B.device, tokens_BK.shape[1]
-        alive = alive_BK[self.rows].to(device)
-        branch_BK = torch.where(alive, torch.arange(1, K + 1, device=device), -1)
-        position_BK = self.next_B[:, None].expand(-1, K)
-        self.next_B = self.next_B + 1
-        return extend(
-            self.model, self.context, tokens_BK[self.rows].to(device), branch_BK, position_BK, alive
-        ).logits_MV
+        device = self.logits_BV.device
+        if int(live.sum()) <= len(self.rows) // 2:  # copying keys and values pays once half the rows are done
+            self.branches.keep_rows(live.nonzero()[:, 0].to(device))
+            self.rows = self.rows[live]
+        token_BK, alive_BK = tokens_BK[self.rows].to(device), alive_BK[self.rows].to(device)
+        return more(self.model, self.branches, token_BK, alive_BK)
 
 
 class _PlainReader:
-    """Runs the whole sequences again for every token: exact for models without a usable cache."""
+    """Runs the whole sequences again for every token: exact for every model."""
 
     def __init__(self, policy: Policy, batch: Batch) -> None:
         self.policy = policy
-        self.prompts = whole_prompts(batch)
+        self.prompts = batch.prompts
         self.grown: list[list[list[int]]] | None = None
 
     def first(self) -> Tensor:
+        """As `_TreeReader`."""
         return self._last_logits(self.prompts)
 
     def more(self, tokens_BK: Tensor, alive_BK: Tensor) -> Tensor:
+        """As `_TreeReader`."""
         if self.grown is None:
             self.grown = [[list(prompt) for _ in range(tokens_BK.shape[1])] for prompt in self.prompts]
         live = alive_BK.nonzero().tolist()
@@ -204,8 +184,6 @@ class _PlainReader:
             self.grown[b][k].append(int(tokens_BK[b, k]))
         return self._last_logits([self.grown[b][k] for b, k in live])
 
-    def _last_logits(self, rows: list[list[int]]) -> Tensor:
+    def _last_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids, mask = pad_right(rows, self.policy.pad)
-        ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
-        last = torch.arange(ids.shape[1], device=ids.device) == mask.sum(1, keepdim=True) - 1
-        return read_whole(self.policy.model, ids, mask, last).logits_MV
+        return read_last(self.policy.model, ids.to(self.policy.device), mask.to(self.policy.device))

@@ -1,26 +1,22 @@
-"""Text -> ids; micro-batches of bounded tokens; the order of the rows as a function of (seed, epoch).
+"""Text -> ids; micro-batches of bounded tokens.
 
-Shapes: B rows, K answers, T prompt tokens, A answer tokens, P prefix tokens. Masks: True = counts.
+Shapes: B rows, K answers, A answer tokens. Masks: True = counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .prompts import Prompt, Prompter
 from .tasks import Example
-
-SHORTEST_PREFIX = 8
-"""A shared run of fewer tokens than this is not worth a forward pass of its own."""
-FILLED, FULL_ENOUGH = 0.7, 256
-"""Rows shorter than this share of a group's longest start a group of their own, once it holds so many tokens: padding
-costs as much as reading, but a small matrix wastes the machine too."""
-
+from .tree import WORTH, Tree, plant, shared_length
 
 @dataclass(frozen=True)
 class Encoded:
@@ -53,13 +49,17 @@ class Batch:
 
     rows: tuple[int, ...]
     """Where each row stands in the caller's list."""
-    prefix_P: Tensor
-    prompt_BT: Tensor
-    """What follows the prefix, padded on the right; at least one token a row."""
-    prompt_mask_BT: Tensor
+    prompts: tuple[tuple[int, ...], ...]
+    answers: tuple[tuple[tuple[int, ...], ...], ...]
+    """K of each row; none where only prompts are read."""
     answer_BKA: Tensor
-    """Padded on the right; K = 0 where only prompts are read."""
+    """The same, padded on the right."""
     answer_mask_BKA: Tensor
+
+    @cached_property
+    def tree(self) -> Tree:
+        """What goes through the model where rows share what they have in common."""
+        return plant(self.prompts, self.answers, self.answer_BKA.device)
 
 
 class Encoder:
@@ -156,68 +156,62 @@ def micro_batches(
     device: torch.device | str = "cpu",
     kinds: Sequence[Hashable] | None = None,
 ) -> Iterator[Batch]:
-    """Rows of similar length together, at most `max_tokens` tokens (padding included) at a time, longest first.
+    """Rows that are alike together, at most `max_tokens` tokens at a time, what they share counted once; longest first.
 
     Args:
         rows: (prompt tokens, answers' tokens) of each row; the same number of answers in every row.
-        max_tokens: bound of prefix + rows x (longest prompt + its answers); a longer row goes alone.
+        max_tokens: bound of the tokens of prompts and answers; a longer row goes alone.
         pad: any valid token id; padding is masked, never read.
-        kinds: what each row is, where rows of several tasks come together: only those of one kind share a prefix, so
-            no other goes into their micro-batch.
+        device: where the tensors go.
+        kinds: what each row is, where rows of several tasks come together: a micro-batch holds those of one kind.
     """
-    cost = [len(prompt) + sum(map(len, answers)) for prompt, answers in rows]
     for kind in dict.fromkeys(kinds or [None]):
         members = [i for i in range(len(rows)) if kinds is None or kinds[i] == kind]
-        order = sorted(members, key=lambda i: (-cost[i], i))
-        start = 0
-        while start < len(order):
-            group = _largest_group(rows, cost, order, start, max_tokens)
-            start += len(group)
+        group: list[int] = []
+        tokens = 0
+        for i, new in _with_new_tokens(rows, members):
+            cost = sum(map(len, rows[i][1]))
+            if group and tokens + new + cost > max_tokens:
+                yield _collate(rows, group, pad, device)
+                group, tokens = [], 0
+            new = new if group else len(rows[i][0])
+            group.append(i)
+            tokens += new + cost
+        if group:
             yield _collate(rows, group, pad, device)
 
 
-def _largest_group(rows, cost, order, start: int, max_tokens: int) -> list[int]:
-    """The next rows in `order` that fit, counted as `_collate` lays them out."""
-    group = [order[start]]
-    prompts = [rows[order[start]][0]]
-    shared = tuple(prompts[0])
-    answer_width = _answer_width(rows[order[start]])
-    for i in order[start + 1 :]:
-        if cost[i] < FILLED * cost[order[start]] and len(group) * cost[order[start]] >= FULL_ENOUGH:
-            break
-        shared = common_prefix([shared, rows[i][0]])
-        prompts.append(rows[i][0])
-        answer_width = max(answer_width, _answer_width(rows[i]))
-        prefix = _prefix_length(shared, prompts)
-        width = max(map(len, prompts)) - prefix + len(rows[i][1]) * answer_width
-        if prefix + len(prompts) * width > max_tokens:
-            break
-        group.append(i)
-    return group
+def _with_new_tokens(rows: Sequence, members: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rows in the order in which they are put into micro-batches, each with the number of its prompt's tokens that are
+    not those of the row before it, as far as that pays. Rows that share more than all do stay together."""
+    order = sorted(members, key=lambda i: tuple(rows[i][0]))
+    prompts = [np.array(rows[i][0]) for i in order]
+    alike = [0, *(shared_length(one, other) for one, other in zip(prompts, prompts[1:], strict=False))]
+    common = min(alike[1:], default=0)
+    above = common if common >= WORTH else 0
+    families: list[list[int]] = []
+    for place in range(len(order)):
+        if place and alike[place] >= common + WORTH:
+            families[-1].append(place)
+        else:
+            families.append([place])
+    families.sort(key=lambda family: (-max(len(prompts[place]) for place in family), order[family[0]]))
+    for family in families:
+        for n, place in enumerate(family):
+            # what is shared is merged in runs of WORTH tokens or more (tree.py)
+            shared = max(above, alike[place] - (WORTH - 1)) if n else above
+            yield order[place], len(prompts[place]) - shared
 
 
-def _answer_width(row) -> int:
-    return max(map(len, row[1]), default=0)
-
-
-def _prefix_length(shared: Sequence[int], prompts: Sequence[Sequence[int]]) -> int:
-    """How much of what all prompts share is run as their prefix: at least one token stays with each row."""
-    length = min(len(shared), min(map(len, prompts)) - 1)
-    return length if len(prompts) > 1 and length >= SHORTEST_PREFIX else 0
-
-
-def _collate(rows, group: list[int], pad: int, device: torch.device | str) -> Batch:
-    prompts = [list(rows[i][0]) for i in group]
-    prefix = prompts[0][: _prefix_length(common_prefix(prompts), prompts)]
-    prompt_BT, prompt_mask_BT = pad_right([prompt[len(prefix) :] for prompt in prompts], pad)
-    K = len(rows[group[0]][1])
-    flat, flat_mask = pad_right([list(answer) for i in group for answer in rows[i][1]], pad)
+def _collate(rows: Sequence, group: list[int], pad: int, device: torch.device | str) -> Batch:
+    answers = [tuple(map(tuple, rows[i][1])) for i in group]
+    K = len(answers[0])
+    flat, flat_mask = pad_right([answer for row in answers for answer in row], pad)
     A = flat.shape[1] if K else 0
     return Batch(
         rows=tuple(group),
-        prefix_P=torch.tensor(prefix, dtype=torch.long, device=device),
-        prompt_BT=prompt_BT.to(device),
-        prompt_mask_BT=prompt_mask_BT.to(device),
+        prompts=tuple(tuple(rows[i][0]) for i in group),
+        answers=tuple(answers),
         answer_BKA=flat.view(len(group), K, A).to(device),
         answer_mask_BKA=flat_mask.view(len(group), K, A).to(device),
     )
@@ -226,9 +220,6 @@ def _collate(rows, group: list[int], pad: int, device: torch.device | str) -> Ba
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Ragged rows -> ids and mask of shape (rows, longest)."""
     width = max(map(len, rows), default=0)
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[i, : len(row)] = True
-    return ids, mask
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.long).view(len(rows), width)
+    length = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    return ids, torch.arange(width) < length[:, None]

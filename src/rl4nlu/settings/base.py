@@ -68,4 +68,4 @@ class PromptSettings(Settings):
     reason: int = Field(0, ge=0, le=1024)
     """Tokens of free text that the model may write before its verdict; the verdict alone is judged."""
     max_tokens: int = Field(4096, ge=16)
-    """Tokens in a micro-batch: memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
+    """Tokens in a micro-batch, what rows share once: memory, not the result (but rounding, and LoRA's dropout)."""

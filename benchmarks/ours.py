@@ -1,0 +1,134 @@
+"""rl4nlu's side of the benchmarks; prints one line of JSON:  python benchmarks/ours.py WORK --model DIR --data DIR
+
+WORK is one of ppo, ppo-short, rloo, sft (examples a second: the median over steps, the first left out) or zero-shot,
+five-shot, multirc (seconds for all rows, tokenisation included).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import work
+
+from rl4nlu import cli, ppo, sft
+from rl4nlu.ask import Question, ask
+from rl4nlu.config import validate
+from rl4nlu.mixture import Mixture
+from rl4nlu.models import load_policy
+from rl4nlu.prompts import Prompt, Prompter
+from rl4nlu.run import Run
+from rl4nlu.settings import EvaluateSettings, PpoSettings, SftSettings
+from rl4nlu.tasks import Example, find
+from rl4nlu.tokens import EncodedRows, Encoder
+
+
+@dataclass(frozen=True)
+class Given(Prompter):
+    """A prompter whose prompts are texts that are given."""
+
+    endings: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.endings
+
+    def prompt(self, example: Example, fields: Any = None) -> Prompt:
+        return Prompt(example, example.fields["text"], int(example.label or 0))
+
+    def finished(self, text: str) -> bool:
+        return work.CLOSE in text
+
+
+def asked(policy: Any, texts: Sequence[tuple[str, int]], endings: Sequence[str]) -> Question:
+    """Prompts and the numbers of their right answers, as a question to the policy."""
+    prompter = Given(find("glue/rte"), endings=tuple(endings))
+    examples = [Example(str(i), {"text": text}, str(label)) for i, (text, label) in enumerate(texts)]
+    encoder = Encoder(policy.tokenizer, prompter, policy.context_length)
+    return Question(prompter.task, prompter, EncodedRows(encoder, examples))
+
+
+def train(name: str, model: str, data: Path, steps: int, dtype: str) -> dict[str, Any]:
+    """Examples a second of a training command."""
+    module: Any = sft if name == "sft" else ppo
+    given: dict[str, Any] = {
+        "task": "glue/rte",
+        "model": model,
+        "dtype": dtype,
+        "batch_size": work.BATCH,
+        "max_steps": steps,
+        "select_rows": 0,
+        "lora": {"r": work.LORA_R, "alpha": work.LORA_ALPHA, "dropout": 0.0, "target": "q_proj,v_proj"},
+    }
+    if name == "sft":
+        settings: Any = validate(SftSettings, given)
+    else:
+        tokens = 6 if name == "ppo-short" else work.ANSWER_TOKENS
+        given |= {"answers": 1, "answer_tokens": tokens, "inner_epochs": work.INNER_EPOCHS, "optimizer": "adafactor"}
+        given |= {"kl_coef": 0.2}
+        if name == "rloo":  # the peer's batch is of answers, two a prompt
+            given |= {"estimator": "rloo", "answers": 2, "batch_size": work.BATCH // 2, "skip_flat": False, "optimizer": "adamw"}
+        settings = validate(PpoSettings, given)
+    policy = load_policy(model, dtype=dtype, lora=settings.lora)
+    if name.startswith("ppo"):
+        policy.add_value_head()
+    rows = work.rte(data, "train")[: work.BATCH * steps]
+    answers = [f" {word}{work.CLOSE}" for word in ("Yes", "No")]
+    texts = [(work.prompt(row), answers.index(work.gold(row))) for row in rows]
+    mixture = Mixture([asked(policy, texts, answers)], settings, "benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder))
+        module.train(policy, mixture, [], settings, run)
+        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    times = [settings.batch_size / json.loads(line)["examples_per_second"] for line in lines][1:]
+    return {"examples_per_s": work.BATCH / statistics.median(times)}  # of rloo: answers
+
+
+def score(name: str, model: str, data: Path, dtype: str, limit: int) -> dict[str, Any]:
+    """Seconds for scoring all rows."""
+    policy = load_policy(model, dtype=dtype)
+    endings = [" True", " False"]
+    if name == "multirc":
+        texts, endings = list(work.multirc(data, limit)), [" No", " Yes"]
+    else:
+        shown = "".join(
+            f"{work.question(row)}{endings[work.verdict(row)]}\n\n" for row in work.rte(data, "train")[: 5 * (name == "five-shot")]
+        )
+        texts = [(shown + work.question(row), work.verdict(row)) for row in work.rte(data, "dev")]
+    settings = validate(EvaluateSettings, {"task": "glue/rte", "model": model})
+    list(ask(policy, asked(policy, texts[:8], endings), "score", settings))  # the first time is not counted
+    start = time.perf_counter()
+    found = list(ask(policy, asked(policy, texts, endings), "score", settings))
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "rows": len(found)}
+
+
+def main() -> None:
+    """One measurement."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("work", choices=("ppo", "ppo-short", "rloo", "sft", "zero-shot", "five-shot", "multirc"))
+    words.add_argument("--model", required=True)
+    words.add_argument("--data", type=Path, required=True)
+    words.add_argument("--dtype", default="float32")
+    words.add_argument("--steps", type=int, default=6)
+    words.add_argument("--limit", type=int, default=400)
+    given = words.parse_args()
+    with contextlib.redirect_stdout(io.StringIO()):
+        if given.work in ("zero-shot", "five-shot", "multirc"):
+            found = score(given.work, given.model, given.data, given.dtype, given.limit)
+        else:
+            found = train(given.work, given.model, given.data, given.steps, given.dtype)
+    print(json.dumps({"side": "rl4nlu", "work": given.work, **found}))
+
+
+if __name__ == "__main__":
+    main()
