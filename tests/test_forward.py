@@ -128,6 +128,17 @@ def test_what_rows_share_is_read_once():
     assert seen == [len(PREFIX) + sum(map(len, RAGGED)) + len(RAGGED) * (2 + 1)]
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+def test_the_last_layer_works_for_answer_positions_only(name):
+    model, seen = tiny(name), []
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
+    rows = [(PREFIX + own, MANY) for own in RAGGED]
+    score(model, next(micro_batches(rows, 10_000, pad=0)), shared=True)
+    read = len(PREFIX) + sum(map(len, RAGGED)) + len(RAGGED) * (2 + 1)
+    assert seen == [read, read, len(RAGGED) * (1 + 2 + 0 + 1)]
+
+
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in FALLS_BACK])
 @pytest.mark.parametrize("shared", [False, True])
 def test_of_a_closed_set_only_the_differences_matter(name, shared):

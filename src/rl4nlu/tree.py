@@ -15,7 +15,8 @@ ancestors, S = P + T. Masks: True = counts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,6 +50,15 @@ class Group:
         """Number of ancestor tokens."""
         return sum(stop - start for start, stop in self.path)
 
+    @cached_property
+    def real(self) -> tuple[Tensor, Tensor]:
+        """The tokens without padding, and their slots."""
+        return self.token_nT[self.real_nT], self.real_nT.flatten().nonzero()[:, 0]
+
+    def of_blocks(self, some_n: Tensor) -> Group:
+        """Some of the blocks."""
+        return self if bool(some_n.all()) else Group(self.path, self.token_nT[some_n], self.real_nT[some_n], self.causal)
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -72,26 +82,23 @@ class Tree:
     """So many first tokens are above every row."""
     paths: tuple[tuple[Range, ...], ...]
     """Where the tokens of each row's prompt lie."""
-    _biases: dict[tuple[int | None, torch.dtype], list[Tensor | None]] = field(default_factory=dict, repr=False)
 
-    def biases(self, window: int | None, dtype: torch.dtype) -> list[Tensor | None]:
-        """What is added to the attention scores of each group, (n, 1, T, S): 0 where a token is seen, else the least
-        number; None where attention is plainly causal.
+    def bias(
+        self, group: Group, window: int | None, dtype: torch.dtype, slot_nQ: Tensor | None = None
+    ) -> Tensor | None:
+        """What is added to a group's attention scores, (n, 1, T, S): 0 where a token is seen, else the least number;
+        None where attention is plainly causal.
 
         Args:
+            group: one of the tree's, or some of its blocks.
             window: a token sees so many, itself included; None: all.
             dtype: of the scores.
+            slot_nQ: of these slots of each block only, (n, 1, Q, S).
         """
         if window is not None and self.deepest < window:
             window = None
-        key = (window, dtype)
-        if key not in self._biases:
-            self._biases[key] = [
-                None if group.causal and window is None else self._bias(group, window, dtype) for group in self.groups
-            ]
-        return self._biases[key]
-
-    def _bias(self, group: Group, window: int | None, dtype: torch.dtype) -> Tensor:
+        if group.causal and window is None and slot_nQ is None:
+            return None
         n, T = group.token_nT.shape
         device = self.ids_N.device
         query_nT1, key_n1T = group.token_nT[:, :, None], group.token_nT[:, None, :]
@@ -102,6 +109,8 @@ class Tree:
         if window is not None:
             depth_n1S = torch.cat([self.depth_N[above_P].expand(n, -1), self.depth_N[group.token_nT]], 1)[:, None]
             sees_nTS &= self.depth_N[query_nT1] - depth_n1S < window
+        if slot_nQ is not None:
+            sees_nTS = sees_nTS.gather(1, slot_nQ[:, :, None].expand(-1, -1, sees_nTS.shape[2]))
         bias = torch.zeros(sees_nTS.shape, dtype=dtype, device=device)
         return bias.masked_fill_(~sees_nTS, torch.finfo(dtype).min)[:, None]
 
@@ -175,10 +184,12 @@ def plant(prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]], device: torc
         for k, places in enumerate(row):
             source[b, k, : len(places) + 1] = [last[b], *places]
     groups = _grouped(tree, device)
-    slots = torch.cat([group.token_nT[group.real_nT] for group in groups])
-    at = torch.cat([group.real_nT.flatten() for group in groups]).nonzero()[:, 0]
-    slot_N = torch.empty_like(slots)
-    slot_N[slots] = at
+    slot_N = torch.empty(len(tree.ids), dtype=torch.long, device=device)
+    at = 0
+    for group in groups:
+        token_R, slot_R = group.real
+        slot_N[token_R] = slot_R + at
+        at += group.token_nT.numel()
     return Tree(
         torch.tensor(tree.ids, device=device),
         torch.tensor(tree.depth, device=device),

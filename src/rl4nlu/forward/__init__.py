@@ -18,6 +18,7 @@ count, D width, V vocabulary. Masks: True = counts.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from .. import stop
 from ..tokens import Batch, micro_batches
 from .attention import Attends, TreeAttention, use
 from .decode import Branches
+from .last_layer import wanted_only
 from .projection import is_bare, is_plain, projecting, token_logp
 
 Model = Any
@@ -95,7 +97,9 @@ def _project(
         column_C, column_I = token_I.unique(return_inverse=True)
 
     def project(hidden: Tensor) -> Tensor:
-        hidden_MD = hidden.flatten(0, -2).index_select(0, want_M)
+        hidden_MD = hidden.flatten(0, -2)
+        if not picked:
+            hidden_MD = hidden_MD.index_select(0, want_M)
         kept.append(hidden_MD)
         if closed and is_plain(head):
             bias_C = None if head.bias is None else head.bias[column_C]
@@ -106,8 +110,8 @@ def _project(
 
     is_bare_ = not closed and not head.weight.requires_grad and is_bare(model)
     stop.poll()
-    with projecting(model, project):
-        logits = reader.read()
+    with reader.reading(model) as picked, projecting(model, project):
+        logits = reader.read(want_M)
     (hidden_MD,) = kept
     nothing_M = hidden_MD.new_zeros(len(want_M), dtype=torch.float32)
     if closed and is_plain(head):
@@ -129,8 +133,10 @@ class _Tree:
         self.model, self.tree = model, batch.tree
         self.source_BKA = self.tree.source_BKA
 
-    def read(self) -> Tensor:
-        return run(self.model, self.tree.ids_N[None], self.tree.depth_N[None], TreeAttention(self.tree))
+    reading = staticmethod(wanted_only)
+
+    def read(self, want_M: Tensor) -> Tensor:
+        return run(self.model, self.tree.ids_N[None], self.tree.depth_N[None], TreeAttention(self.tree, want_M))
 
 
 class _Plain:
@@ -153,7 +159,11 @@ class _Plain:
         at = (start[:, None] + torch.arange(A, device=device)).clamp(max=width - 1)
         self.source_BKA = (at + torch.arange(B * K, device=device)[:, None] * width).view(B, K, A)
 
-    def read(self) -> Tensor:
+    @staticmethod
+    def reading(model: Model) -> contextlib.AbstractContextManager[bool]:
+        return contextlib.nullcontext(False)
+
+    def read(self, want_M: Tensor) -> Tensor:
         return self.model(input_ids=self.ids, attention_mask=self.mask.long(), use_cache=False).logits
 
 
@@ -184,9 +194,14 @@ def read_prompts(model: Model, batch: Batch, answers: int, room: int) -> tuple[B
     tree = batch.tree
     branches = Branches(tree, answers, room)
     own_forward = model.get_output_embeddings().forward
-    with projecting(model, lambda hidden: own_forward(hidden[:, tree.last_B])):
-        logits = run(model, tree.ids_N[None], tree.depth_N[None], TreeAttention(tree, branches.keep_prompt))
-    return branches, logits[0]
+    want_W, which_B = tree.last_B.unique(return_inverse=True)
+    context = TreeAttention(tree, want_W, branches.keep_prompt)
+    with (
+        wanted_only(model) as picked,
+        projecting(model, lambda hidden: own_forward(hidden if picked else hidden.index_select(1, want_W))),
+    ):
+        logits = run(model, tree.ids_N[None], tree.depth_N[None], context)
+    return branches, logits[0, which_B]
 
 
 def more(model: Model, branches: Branches, token_BK: Tensor, want_BK: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ Shapes: H heads, G key/value heads, N tokens, D a head's width; others as in tre
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -85,35 +86,88 @@ def use(model: Any, name: str = NAME) -> None:
                 module.config._attn_implementation = name
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The queries of one group of blocks."""
+
+    group: Group
+    query_M: Tensor
+    """Which query each of its slots holds, block by block; padding holds any."""
+    slot_nQ: Tensor | None
+    """Which of its block's slots each query stands in; None: all, in their order."""
+    biases: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+    """As `Tree.bias`: the layers of a model have one window, or two."""
+
+    def bias(self, tree: Tree, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the attention scores."""
+        if (window, dtype) not in self.biases:
+            self.biases[window, dtype] = tree.bias(self.group, window, dtype, self.slot_nQ)
+        return self.biases[window, dtype]
+
+
 class TreeAttention:
     """Every token sees itself and those in front of it on its path.
 
     Args:
         tree: which tokens there are.
+        want_W: the tokens whose states are asked for behind the last layer, in ascending order.
         keep: is given each layer's keys and values, (N, G, D).
     """
 
-    def __init__(self, tree: Tree, keep: Callable[[int, Tensor, Tensor], None] | None = None) -> None:
-        self.tree = tree
-        self.keep = keep
-        self.token_M = torch.cat([group.token_nT.flatten() for group in tree.groups])
+    def __init__(self, tree: Tree, want_W: Tensor, keep: Callable[[int, Tensor, Tensor], None] | None = None) -> None:
+        self.tree, self.want_W, self.keep = tree, want_W, keep
+        self.parts = [_Part(group, group.token_nT.flatten(), None) for group in tree.groups]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         """See `Attends`."""
-        tree = self.tree
-        query_NHD, key_NGD, value_NGD = (x[0].transpose(0, 1) for x in (query, key, value))
+        return self._attend(layer, query, key, value, how, self.parts, self.tree.slot_N)
+
+    def attend_wanted(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        """The same for the wanted tokens only: queries (1, H, W, D) -> (1, W, H, D)."""
+        parts, slot_W = self._wanted
+        return self._attend(layer, query, key, value, how, parts, slot_W)
+
+    @cached_property
+    def _wanted(self) -> tuple[list[_Part], Tensor]:
+        """The groups with wanted tokens, and where each of these stands among their slots."""
+        tree, device = self.tree, self.want_W.device
+        rank_N = torch.full_like(tree.end_N, -1)
+        rank_N[self.want_W] = torch.arange(len(self.want_W), device=device)
+        parts, slots, at = [], torch.empty_like(self.want_W), 0
+        for group in tree.groups:
+            wanted_nT = (rank_N[group.token_nT] >= 0) & group.real_nT
+            count_n = wanted_nT.sum(1)
+            some_n = count_n > 0
+            if not bool(some_n.any()):
+                continue
+            group, wanted_nT, count_n = group.of_blocks(some_n), wanted_nT[some_n], count_n[some_n]
+            Q = int(count_n.max())
+            slot_nQ = wanted_nT.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :Q]
+            query_nQ = rank_N[group.token_nT.gather(1, slot_nQ)]
+            real_nQ = torch.arange(Q, device=device) < count_n[:, None]
+            slots[query_nQ[real_nQ]] = real_nQ.flatten().nonzero()[:, 0] + at
+            at += query_nQ.numel()
+            parts.append(_Part(group, query_nQ.clamp(min=0).flatten(), slot_nQ))
+        return parts, slots
+
+    def _attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: How, parts: list[_Part], slot_W: Tensor
+    ) -> Tensor:
+        query_WHD, key_NGD, value_NGD = (x[0].transpose(0, 1) for x in (query, key, value))
         if self.keep is not None:
             self.keep(layer, key_NGD, value_NGD)
-        query_MHD = _Slots.apply(query_NHD, self.token_M, tree.slot_N)
-        keys, values = _Keys.apply(key_NGD, tree), _Keys.apply(value_NGD, tree)
+        query_MHD = _Slots.apply(query_WHD, torch.cat([part.query_M for part in parts]), slot_W)
+        groups = [part.group for part in parts]
+        keys, values = _Keys.apply(key_NGD, groups), _Keys.apply(value_NGD, groups)
         found, at = [], 0
-        for group, bias, k, v in zip(tree.groups, tree.biases(how.window, query.dtype), keys, values, strict=True):
-            n, T = group.token_nT.shape
-            q = query_MHD[at : at + n * T].unflatten(0, (n, T)).transpose(1, 2)
+        for part, k, v in zip(parts, keys, values, strict=True):
+            n, size = len(k), len(part.query_M)
+            q = query_MHD[at : at + size].unflatten(0, (n, size // n)).transpose(1, 2)
+            bias = part.bias(self.tree, how.window, query.dtype)
             out = _attend(q, k.transpose(1, 2), v.transpose(1, 2), bias, how)
             found.append(out.transpose(1, 2).flatten(0, 1))
-            at += n * T
-        return _Tokens.apply(torch.cat(found) if len(found) > 1 else found[0], tree.slot_N)[None]
+            at += size
+        return _Tokens.apply(torch.cat(found) if len(found) > 1 else found[0], slot_W)[None]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, how: How) -> Tensor:
@@ -170,9 +224,9 @@ class _Keys(torch.autograd.Function):
     """Keys (or values) of all tokens -> those that each group sees, ancestors first: (n, S, G, D)."""
 
     @staticmethod
-    def forward(ctx: Any, x_NGD: Tensor, tree: Tree) -> tuple[Tensor, ...]:
-        ctx.tree = tree
-        return tuple(_Keys._seen(x_NGD, group) for group in tree.groups)
+    def forward(ctx: Any, x_NGD: Tensor, groups: list[Group]) -> tuple[Tensor, ...]:
+        ctx.groups, ctx.tokens = groups, len(x_NGD)
+        return tuple(_Keys._seen(x_NGD, group) for group in groups)
 
     @staticmethod
     def _seen(x_NGD: Tensor, group: Group) -> Tensor:
@@ -183,10 +237,11 @@ class _Keys(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        tree: Tree = ctx.tree
-        own = [grad[:, group.above :].flatten(0, 1) for grad, group in zip(grads, tree.groups, strict=True)]
-        total_NGD = torch.cat(own).index_select(0, tree.slot_N)
-        for grad, group in zip(grads, tree.groups, strict=True):
+        total_NGD = grads[0].new_zeros((ctx.tokens, *grads[0].shape[2:]))
+        for grad, group in zip(grads, ctx.groups, strict=True):  # no token is in two blocks
+            token_R, slot_R = group.real
+            total_NGD.index_copy_(0, token_R, grad[:, group.above :].flatten(0, 1).index_select(0, slot_R))
+        for grad, group in zip(grads, ctx.groups, strict=True):
             at = 0
             for start, stop in group.path:
                 total_NGD[start:stop] += grad[:, at : at + stop - start].sum(0)
