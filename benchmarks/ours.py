@@ -20,7 +20,7 @@ from typing import Any
 
 import work
 
-from rl4nlu import cli, ppo, sft
+from rl4nlu import ppo, sft
 from rl4nlu.ask import Question, ask
 from rl4nlu.config import validate
 from rl4nlu.mixture import Mixture
@@ -39,7 +39,7 @@ class Given(Prompter):
     endings: tuple[str, ...] = ()
 
     @property
-    def answers(self) -> tuple[str, ...]:  # type: ignore[override]
+    def answers(self) -> tuple[str, ...]:
         return self.endings
 
     def prompt(self, example: Example, fields: Any = None) -> Prompt:
@@ -76,7 +76,13 @@ def train(name: str, model: str, data: Path, steps: int, dtype: str) -> dict[str
         given |= {"answers": 1, "answer_tokens": tokens, "inner_epochs": work.INNER_EPOCHS, "optimizer": "adafactor"}
         given |= {"kl_coef": 0.2}
         if name == "rloo":  # the peer's batch is of answers, two a prompt
-            given |= {"estimator": "rloo", "answers": 2, "batch_size": work.BATCH // 2, "skip_flat": False, "optimizer": "adamw"}
+            given |= {
+                "estimator": "rloo",
+                "answers": 2,
+                "batch_size": work.BATCH // 2,
+                "skip_flat": False,
+                "optimizer": "adamw",
+            }
         settings = validate(PpoSettings, given)
     policy = load_policy(model, dtype=dtype, lora=settings.lora)
     if name.startswith("ppo"):
@@ -101,7 +107,8 @@ def score(name: str, model: str, data: Path, dtype: str, limit: int) -> dict[str
         texts, endings = list(work.multirc(data, limit)), [" No", " Yes"]
     else:
         shown = "".join(
-            f"{work.question(row)}{endings[work.verdict(row)]}\n\n" for row in work.rte(data, "train")[: 5 * (name == "five-shot")]
+            f"{work.question(row)}{endings[work.verdict(row)]}\n\n"
+            for row in work.rte(data, "train")[: 5 * (name == "five-shot")]
         )
         texts = [(shown + work.question(row), work.verdict(row)) for row in work.rte(data, "dev")]
     settings = validate(EvaluateSettings, {"task": "glue/rte", "model": model})

@@ -18,7 +18,7 @@ INSTRUCTION = (
 )
 OPEN, CLOSE = "<Judgement>", " </Judgement>"
 BATCH, ANSWER_TOKENS, INNER_EPOCHS, LORA_R, LORA_ALPHA = 16, 20, 4, 16, 32
-"""Of every training side: prompts a step, sampled tokens, passes over them, rank and scale of LoRA on q_proj, v_proj."""
+"""Of every training side: prompts a step, sampled tokens, passes over them, LoRA on q_proj and v_proj."""
 
 
 def rte(data: Path, split: str) -> list[dict[str, str]]:
@@ -52,7 +52,10 @@ def multirc(data: Path, limit: int) -> Iterator[tuple[str, int]]:
     is right."""
     with open(data / "superglue" / "MultiRC" / "val.jsonl", encoding="utf-8") as file:
         rows = (
-            (f"{one['passage']['text']}\nQuestion: {asked['question']}\nAnswer: {answer['text']}\nIs that right?", answer["label"])
+            (
+                f"{one['passage']['text']}\nQuestion: {asked['question']}\nAnswer: {answer['text']}\nIs that right?",
+                answer["label"],
+            )
             for one in map(json.loads, file)
             for asked in one["passage"]["questions"]
             for answer in asked["answers"]

@@ -11,7 +11,7 @@ import torch
 
 from policies import assert_same_gradients
 from rl4nlu import data, optim, ppo
-from rl4nlu.actions import roll_out, rows_to_rescore
+from rl4nlu.actions import roll_out, rows_to_rescore, score_labels
 from rl4nlu.ask import encode, label_logp
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
@@ -188,7 +188,7 @@ def test_the_sft_term_adds_the_gradient_of_supervised_fine_tuning(gradients, est
         loss = sft_loss(score(policy.model, batch, policy.shared).logp_BKA[:, 0], mask, int(mask.sum())).total
     else:
         batch = next(micro_batches(rollout.rows, 10_000, policy.pad))
-        logp, _ = ppo.score_labels(policy, batch, [rows[i] for i in batch.rows])
+        logp, _ = score_labels(policy, batch, [rows[i] for i in batch.rows])
         loss = -sum(logp[n, rows[i].gold] for n, i in enumerate(batch.rows)) / len(rows)
     loss.backward()
     expected = [torch.zeros_like(w) if w.grad is None else w.grad for w in policy.trainable()]

@@ -165,7 +165,9 @@ def test_frozen_output_embedding_gives_the_same_gradients(name):
         weight = torch.linspace(0.5, 2.0, scores.logp_BKA.numel()).view_as(scores.logp_BKA)
         (weight * (scores.logp_BKA - 0.3 * scores.entropy_BKA)).sum().backward()
         numbers.append(scores)
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None and p is not head.weight})
+        gradients.append(
+            {n: p.grad for n, p in model.named_parameters() if p.grad is not None and p is not head.weight}
+        )
     assert torch.allclose(numbers[0].logp_BKA, numbers[1].logp_BKA, atol=TOLERANCE)
     assert torch.allclose(numbers[0].entropy_BKA, numbers[1].entropy_BKA, atol=TOLERANCE, rtol=TOLERANCE)
     largest = max(g.abs().max() for g in gradients[0].values())

@@ -150,7 +150,7 @@ def test_what_is_not_finite_stops_before_the_step(here, tiny_model, monkeypatch,
 def test_out_of_memory_changes_nothing(here, tiny_model, monkeypatch, capsys, name, phase):
     assert run(name, tiny_model, "whole") == 0
     now, fitting, failed = {"phase": ""}, Memory.fitting, []
-    most = 2 if name == "classify" else 80
+    most = 2 if name == "classify" else 120
 
     def fit(self, of, tokens, work, *more):
         now["phase"] = of

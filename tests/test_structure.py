@@ -23,6 +23,7 @@ FLOW = [
     "rows",
     "data",
     "prompts",
+    "tree",
     "tokens",
     "memory",
     "guards",

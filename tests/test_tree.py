@@ -99,9 +99,7 @@ def test_what_is_alike_is_there_once(case):
     prompts, answers = case
     tree = plant(prompts, answers)
     once = {prompt[: i + 1] for prompt in prompts for i in range(len(prompt))}
-    own = {
-        (b, answer[: a + 1]) for b, row in enumerate(answers) for answer in row for a in range(len(answer) - 1)
-    }
+    own = {(b, answer[: a + 1]) for b, row in enumerate(answers) for answer in row for a in range(len(answer) - 1)}
     assert len(once) + len(own) <= len(tree.ids_N) <= len(once) + len(own) + (WORTH - 1) * (len(prompts) - 1)
 
 

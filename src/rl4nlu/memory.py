@@ -3,7 +3,10 @@ rounding and for the masks of dropout, which are drawn for each micro-batch."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -83,6 +86,18 @@ class Memory:
                     del left[row]
 
         self.fitting(phase, tokens, go)
+
+
+def keep_freed_pages() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones, rather than hand it back to the system,
+    which has to clear every page of it again: a tenth of a training step on a CPU. Does nothing but on glibc."""
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_threshold, largest = -1, -3, 32 << 20  # malloc.h; no larger threshold is taken
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, largest)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from . import files
 from .artefacts import check_no_adapter, needs_code
 from .errors import Diverged, UserError
 from .forward import shares_prefix
-from .memory import Memory
+from .memory import Memory, keep_freed_pages
 from .settings import LoraSettings
 from .sources import LABEL_BIAS, VALUE_HEAD, adapter_folder, source_of
 from .tasks import Task
@@ -154,6 +154,7 @@ def load_policy(
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    keep_freed_pages()
     place = device_of(device)
     chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
     source = source_of(name)

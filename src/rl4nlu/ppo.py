@@ -17,13 +17,14 @@ from torch import Tensor
 
 from . import optim
 from .actions import (
+    Kept,
     Rollout,
     gold_labels,
     rescore,
+    rescore_labels,
     reward_of,
     roll_out,
     rows_to_rescore,
-    score_labels,
 )
 from .advantages import gae, group_relative, leave_one_out, returns_to_go, whiten
 from .ask import Question, label_logp
@@ -198,6 +199,8 @@ def update(
         weights = list(policy.value_head.parameters())
         still = policy.trainable()[: -len(weights)]
     size = min(settings.minibatch or prompts, prompts)
+    if size < prompts or any(one.with_gold != with_gold for one in rollout.kept):
+        rollout.kept.clear()
     sums: dict[str, float] = defaultdict(float)
     updates, first_ratio, epochs = 0, 1.0, 0
     for epoch in range(settings.inner_epochs):
@@ -209,6 +212,7 @@ def update(
             goal.count = len(part) if exact else int(mask_NA.view(prompts, -1)[part].sum())
             goal.gold_count = len(part) if rollout.label_BK is not None else sum(len(row[1][-1]) for row in rows)
             if not goal.count and not with_gold and not settings.entropy_coef:
+                rollout.kept.clear()
                 continue  # all answers to every prompt earn the same
             goal.whole = int(rollout.mask_NA.view(prompts, -1)[part].sum())
             work = partial(goal.gradient, policy, rows, kinds, part)
@@ -264,9 +268,11 @@ class Goal:
         """
         optim.clear(policy.trainable())
         totals: dict[str, float] = defaultdict(float)
-        for batch in micro_batches(rows, max_tokens, policy.pad, policy.device, kinds):
-            at = [part[i] for i in batch.rows]
-            loss = self.loss(policy, batch, at)
+        kept = self.rollout.kept.pop() if self.rollout.kept else None  # of all rows, in the order of the rollout
+        batches = micro_batches(rows, max_tokens, policy.pad, policy.device, kinds) if kept is None else [kept.batch]
+        for batch in batches:
+            at = [part[i] for i in batch.rows] if kept is None else batch.rows
+            loss = self.loss(policy, batch, at, kept)
             if not math.isfinite(loss.parts["loss"]):
                 raise not_finite("the loss is", [self.rollout.chosen[p].source for p in at])
             loss.total.backward()
@@ -274,28 +280,31 @@ class Goal:
                 totals[name] += value
         return totals
 
-    def loss(self, policy: Policy, batch: Batch, at: Sequence[int]) -> Loss:
+    def loss(self, policy: Policy, batch: Batch, at: Sequence[int], kept: Kept | None = None) -> Loss:
         """The loss of a micro-batch, with gradients.
 
         Args:
             policy: the policy.
             batch: micro-batch of `rows_to_rescore`.
             at: which prompt of the rollout each row of the batch is.
+            kept: the pass over this batch that the rollout has done already.
         """
         if self.settings.estimator == "expected":
-            loss, gold = self._exact(policy, batch, at)
+            loss, gold = self._exact(policy, batch, at, kept)
         else:
-            loss, gold = self._sampled(policy, batch, at)
+            loss, gold = self._sampled(policy, batch, at, kept)
         if not self.settings.sft_coef:
             return loss
         sft = sft_loss(*gold, self.gold_count)
         total = loss.total + self.settings.sft_coef * sft.total
         return Loss(total, {**loss.parts, "loss": total.item(), "sft_loss": sft.parts["loss"]})
 
-    def _sampled(self, policy: Policy, batch: Batch, at: Sequence[int]) -> tuple[Loss, tuple[Tensor, Tensor]]:
+    def _sampled(
+        self, policy: Policy, batch: Batch, at: Sequence[int], kept: Kept | None
+    ) -> tuple[Loss, tuple[Tensor, Tensor]]:
         """Over the actions that were sampled; and log-probabilities and mask of the gold answers."""
         rollout, settings = self.rollout, self.settings
-        now = rescore(policy, batch, rollout, at, settings.sft_coef > 0)
+        now = rescore(policy, batch, rollout, at, settings.sft_coef > 0, kept)
         K, A = len(rollout.mask_NA) // len(rollout.rows), now.logp_nA.shape[1]
         n = torch.tensor([p * K + k for p in at for k in range(K)], device=self.advantage_NA.device)
         loss = ppo_loss(
@@ -322,9 +331,11 @@ class Goal:
         loss = Loss(total, {**loss.parts, "loss": total.item(), "entropy": entropy_nA.sum().item() / self.whole})
         return loss, (now.gold_logp_bA, now.gold_mask_bA)
 
-    def _exact(self, policy: Policy, batch: Batch, at: Sequence[int]) -> tuple[Loss, tuple[Tensor, Tensor]]:
+    def _exact(
+        self, policy: Policy, batch: Batch, at: Sequence[int], kept: Kept | None
+    ) -> tuple[Loss, tuple[Tensor, Tensor]]:
         """As an exact sum over the labels; and log-probability and mask of the gold ones."""
-        logp_BL, _ = score_labels(policy, batch, [self.rollout.chosen[p] for p in at])
+        logp_BL, _ = rescore_labels(policy, batch, self.rollout, at, kept)
         known = [self.rollout.closed[p] for p in at]
         loss = expected_loss(
             logp_BL,

@@ -31,6 +31,10 @@ class Answer:
     """Whether it came to an end of its own; False: it ran out of tokens."""
 
 
+RUN = 256
+"""Tokens that are added up at once where a distribution is inverted."""
+
+
 def uniforms(count: int, answers: int, tokens: int, seed: int, purpose: str, step: int) -> Tensor:
     """Uniform numbers in [0, 1), one for each token to be drawn: (count, answers, tokens)."""
     return torch.from_numpy(generator(seed, purpose, step).random((count, answers, tokens)))
@@ -129,10 +133,22 @@ def draw(logits_MV: Tensor, uniform_M: Tensor | None) -> tuple[Tensor, Tensor]:
     if uniform_M is None:
         token_M = logp_MV.argmax(-1)
     else:
-        mass_MV = logp_MV.double().exp().cumsum(-1)
-        at_M = uniform_M.to(mass_MV.device) * mass_MV[:, -1]  # rounding may leave the total beside 1
-        token_M = torch.searchsorted(mass_MV, at_M[:, None], right=True)[:, 0].clamp(max=logp_MV.shape[1] - 1)
+        token_M = _invert(logp_MV.exp(), uniform_M.to(logp_MV.device))
     return token_M, logp_MV.gather(1, token_M[:, None])[:, 0]
+
+
+def _invert(p_MV: Tensor, uniform_M: Tensor) -> Tensor:
+    """Where the distribution function passes these numbers: first among runs of RUN tokens, then within one, so that
+    most of the vocabulary is added up, but not cumulated."""
+    M, V = p_MV.shape
+    p_MCR = torch.nn.functional.pad(p_MV, (0, -V % RUN)).view(M, -1, RUN)
+    run_MC = p_MCR.sum(-1, dtype=torch.float64).cumsum(-1)
+    at_M1 = uniform_M[:, None] * run_MC[:, -1:]  # rounding may leave the total beside 1
+    run_M1 = torch.searchsorted(run_MC, at_M1, right=True).clamp(max=run_MC.shape[1] - 1)
+    before_M1 = torch.where(run_M1 > 0, run_MC.gather(1, (run_M1 - 1).clamp(min=0)), 0.0)
+    inside_MR = p_MCR[torch.arange(M, device=p_MV.device), run_M1[:, 0]].double().cumsum(-1) + before_M1
+    place_M1 = torch.searchsorted(inside_MR, at_M1, right=True).clamp(max=RUN - 1)
+    return (run_M1 * RUN + place_M1)[:, 0].clamp(max=V - 1)
 
 
 def _text(policy: Policy, tokens: list[int]) -> str:
@@ -145,7 +161,9 @@ class _TreeReader:
     def __init__(self, policy: Policy, batch: Batch, K: int, room: int) -> None:
         self.model = policy.model
         # what is sampled follows the prompts: they alone are read
-        self.branches, self.logits_BV = read_prompts(self.model, replace(batch, answers=((),) * len(batch.rows)), K, room)
+        self.branches, self.logits_BV = read_prompts(
+            self.model, replace(batch, answers=((),) * len(batch.rows)), K, room
+        )
         self.rows = torch.arange(len(batch.rows))
 
     def first(self) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from .prompts import Prompt, Prompter
 from .tasks import Example
 from .tree import WORTH, Tree, plant, shared_length
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -186,7 +188,7 @@ def _with_new_tokens(rows: Sequence, members: Sequence[int]) -> Iterator[tuple[i
     not those of the row before it, as far as that pays. Rows that share more than all do stay together."""
     order = sorted(members, key=lambda i: tuple(rows[i][0]))
     prompts = [np.array(rows[i][0]) for i in order]
-    alike = [0, *(shared_length(one, other) for one, other in zip(prompts, prompts[1:], strict=False))]
+    alike = [0, *(shared_length(one, other) for one, other in pairwise(prompts))]
     common = min(alike[1:], default=0)
     above = common if common >= WORTH else 0
     families: list[list[int]] = []

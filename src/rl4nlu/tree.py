@@ -1,9 +1,9 @@
 """A micro-batch as one tree of tokens: what its rows share is there once.
 
-The rows' prompts are merged where they begin alike (the task's instruction and few-shot examples; below that the passage
-that several questions are about), each row's answers where they begin alike, so that an answer that was sampled twice is
-read once. The tokens lie in one sequence, in the order of a depth-first walk: token j stands in front of token i on its
-path if and only if `j <= i < end[j]`.
+The rows' prompts are merged where they begin alike (the task's instruction and few-shot examples; below that the
+passage that several questions are about), each row's answers where they begin alike, so that an answer that was sampled
+twice is read once. The tokens lie in one sequence, in the order of a depth-first walk: token j stands in front of token
+i on its path if and only if `j <= i < end[j]`.
 
 Attention is computed block by block: a block is a run of the sequence whose tokens see the same tokens outside of it,
 those of its ancestors. Nothing else is padded.
@@ -17,15 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 WORTH = 16
-"""A beginning that rows share in fewer tokens than this is read anew for each: every branching costs some time itself."""
+"""A beginning that rows share in fewer tokens than this is read anew for each: a branching costs some time itself."""
 FILLED = 0.6
-"""Blocks of one group are padded to the longest; it is full of real tokens at least to this share, unless it is small."""
+"""Blocks of one group are padded to the longest; it is full of real tokens at least to this share, or small."""
 SMALL = 4096
 """Slots of a group's attention (queries x keys) below which padding costs less than one more group."""
 
@@ -57,7 +58,9 @@ class Group:
 
     def of_blocks(self, some_n: Tensor) -> Group:
         """Some of the blocks."""
-        return self if bool(some_n.all()) else Group(self.path, self.token_nT[some_n], self.real_nT[some_n], self.causal)
+        return (
+            self if bool(some_n.all()) else Group(self.path, self.token_nT[some_n], self.real_nT[some_n], self.causal)
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def plant(prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]], device: torc
     tree = _Planting()
     order = sorted(range(len(prompts)), key=lambda b: prompts[b])
     arrays = [np.array(prompts[b]) for b in order]
-    alike = [shared_length(one, other) for one, other in zip(arrays, arrays[1:], strict=False)]
+    alike = [shared_length(one, other) for one, other in pairwise(arrays)]
     last, inner = [0] * len(prompts), [[] for _ in prompts]  # type: list[int], list[list[list[int]]]
     paths: list[tuple[Range, ...]] = [()] * len(prompts)
 

@@ -91,7 +91,8 @@ def _project(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """States, log-probabilities of the tokens behind them, entropies."""
     head = model.get_output_embeddings()
-    own_forward, kept = head.forward, []
+    own_forward = head.forward
+    kept: list[Tensor] = []
     column_C = column_I = torch.empty(0)
     if closed and is_plain(head):
         column_C, column_I = token_I.unique(return_inverse=True)

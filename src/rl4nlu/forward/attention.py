@@ -199,7 +199,7 @@ class _Slots(torch.autograd.Function):
         return x_NHD.index_select(0, token_M)
 
     @staticmethod
-    def backward(ctx: Any, grad_MHD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_MHD: Tensor) -> tuple[Tensor, None, None]:
         (slot_N,) = ctx.saved_tensors
         return grad_MHD.index_select(0, slot_N), None, None
 
@@ -214,7 +214,7 @@ class _Tokens(torch.autograd.Function):
         return x_MHD.index_select(0, slot_N)
 
     @staticmethod
-    def backward(ctx: Any, grad_NHD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_NHD: Tensor) -> tuple[Tensor, None]:
         (slot_N,) = ctx.saved_tensors
         full = grad_NHD.new_zeros((ctx.slots, *grad_NHD.shape[1:]))
         return full.index_copy_(0, slot_N, grad_NHD), None
@@ -236,7 +236,7 @@ class _Keys(torch.autograd.Function):
         return torch.cat([*above, own], 1) if above else own
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         total_NGD = grads[0].new_zeros((ctx.tokens, *grads[0].shape[2:]))
         for grad, group in zip(grads, ctx.groups, strict=True):  # no token is in two blocks
             token_R, slot_R = group.real

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import How
 from ..tree import Tree
+from .attention import How
 
 
 @dataclass
@@ -113,4 +113,3 @@ class Branches:
             seen_BS &= at_B1 - torch.cat([depth_P, self.depth_BR, depth_Bt], 1) < window
         bias_BS = torch.zeros(seen_BS.shape, dtype=like.dtype, device=like.device)
         return bias_BS.masked_fill_(~seen_BS, torch.finfo(like.dtype).min)[:, None, None, None]
-

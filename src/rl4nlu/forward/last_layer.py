@@ -1,8 +1,8 @@
 """The last layer for the wanted tokens only.
 
-Of all other tokens the last layer's keys and values are asked for, and nothing else: not their queries, not their part of
-the output projection and the feed-forward network, which are five sixths of a layer. Of a model of six layers that is a
-seventh of the work.
+Of all other tokens the last layer's keys and values are asked for, and nothing else: not their queries, not their part
+of the output projection and the feed-forward network, which are five sixths of a layer. Of a model of six layers that
+is a seventh of the work.
 
 This needs to know how a layer is built, so it is for the classes that are built alike: Llama, Mistral, Qwen2, Qwen3.
 
@@ -29,12 +29,13 @@ KNOWN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3Decoder
 
 @contextlib.contextmanager
 def wanted_only(model: Any) -> Iterator[bool]:
-    """Within this block the model hands the states of a tree's wanted tokens to its output embedding, (1, W, D), if it is
-    of a class that is known; else those of all, (1, N, D). Yields which."""
-    layer = model.get_decoder().layers[-1] if hasattr(model.get_decoder(), "layers") else None
-    if type(layer) not in KNOWN:
+    """Within this block the model hands the states of a tree's wanted tokens to its output embedding, (1, W, D), if it
+    is of a class that is known; else those of all, (1, N, D). Yields which."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None or type(layers[-1]) not in KNOWN:
         yield False
         return
+    layer: Any = layers[-1]
     layer.forward = lambda hidden_states, **given: _forward(layer, hidden_states, **given)
     try:
         yield True
@@ -71,6 +72,6 @@ def _forward(
 
 
 def _turned(x_1HND: Tensor, cos_1ND: Tensor, sin_1ND: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), the two halves of a head turned against each other."""
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864): a head's halves are turned against each other."""
     first, second = x_1HND.chunk(2, -1)
     return x_1HND * cos_1ND[:, None] + torch.cat([-second, first], -1) * sin_1ND[:, None]

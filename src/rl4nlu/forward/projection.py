@@ -82,7 +82,7 @@ def token_logp(
     """Log-probability of tokens, each behind one of the states, and the entropy of every state's distribution.
 
     With z = h W^T + b, p = softmax(z) and the most likely token j:
-    d log p(t) / dh = W_t - W_j - (sum_{v != j} p_v W_v - (1 - p_j) W_j), which keeps its precision where p_j is near 1, and
+    d log p(t) / dh = W_t - W_j - (sum_{v != j} p_v W_v - (1 - p_j) W_j), which stays precise where p_j is near 1, and
     dH / dh = -sum_v p_v (log p_v + H) W_v. Both sums are computed on the way forward, while the logits are there.
 
     Args:

@@ -1,0 +1,139 @@
+"""Free text as actions: every token that the model writes. Shapes and masks: see the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ..forward import Scores, score
+from ..guards import check_finite
+from ..models import Policy
+from ..rewards import Reward
+from ..rollout import sample, think, uniforms
+from ..settings import PpoSettings
+from ..tokens import Batch, Encoded, pad_right
+from .record import Kept, Rollout, keep, shared_stats
+
+
+@torch.no_grad()
+def write_text(
+    policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int, reward: Reward
+) -> Rollout:
+    """Let the policy write its answers to each prompt, and reward them; arguments as of `roll_out`."""
+    written: list[_Written] = []
+    uniform = uniforms(len(chosen), settings.answers, settings.reason + longest, settings.seed, "rollout", step)
+    for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
+        at = list(part)
+        written += _write(policy, [chosen[i] for i in at], longest, settings.max_tokens, uniform[at])
+    K = settings.answers
+    rows = [(row.ids, [one.tokens for one in written[b * K : b * K + K]]) for b, row in enumerate(chosen)]
+    place_NA, mask_NA = pad_right([one.places for one in written], 0)
+    place_NA, mask_NA = place_NA.to(policy.device), mask_NA.to(policy.device)
+    asked_rows = with_gold_answers(rows, chosen) if settings.sft_coef else rows
+    kept = keep(policy, asked_rows, chosen, settings, lambda batch: score_with_entropy(policy, batch))
+    logp_NA, value_NA = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, True, kept)
+    with policy.as_reference():
+        ref_logp_NA, _ = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, False)
+    asked = [row for row in chosen for _ in range(K)]
+    parsed = [row.prompter.parse(one.verdict) for row, one in zip(asked, written, strict=True)]
+    judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
+    reward.observe([(task, example) for task, _, example in judged], [{label: 1.0} for label in parsed])
+    score_N = torch.tensor([reward(*one) for one in judged], device=logp_NA.device)
+    stats = {
+        **shared_stats(reward, chosen, parsed),
+        "reward": float(score_N.mean()),
+        "accuracy": sum(task.judge(label, example) for task, label, example in judged) / len(written),
+        "unparsable": sum(p is None for p in parsed) / len(written),
+        "kl": float((logp_NA - ref_logp_NA).sum(1).mean()),  # nats an answer, the k1 estimator
+        "answer_tokens": float(mask_NA.sum(1).float().mean()),
+    }
+    return Rollout(chosen, rows, place_NA, mask_NA, logp_NA, ref_logp_NA, value_NA, score_N, stats, kept=kept)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One answer of free text: what the model wrote first and the bridge, if any, and the verdict."""
+
+    tokens: tuple[int, ...]
+    places: tuple[int, ...]
+    """Which of them are the model's own."""
+    verdict: str
+
+
+def _write(policy: Policy, rows: list[Encoded], longest: int, max_tokens: int, uniform_BKA: Tensor) -> list[_Written]:
+    """K answers to each prompt of one prompter, in the order of the prompts."""
+    prompter, K = rows[0].prompter, uniform_BKA.shape[1]
+    thoughts: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = [[((), ())] * K for _ in rows]
+    prompts, uniform = [row.ids for row in rows], uniform_BKA
+    if prompter.reason:  # every text then is a prompt of its own, with one verdict
+        thoughts = think(policy, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
+        prompts = [row.ids + own + bridge for row, texts in zip(rows, thoughts, strict=True) for own, bridge in texts]
+        uniform = uniform_BKA[:, :, prompter.reason :].flatten(0, 1)[:, None]
+    answers = [
+        one for found in sample(policy, prompts, prompter.finished, longest, max_tokens, uniform) for one in found
+    ]
+    written = []
+    for n, answer in enumerate(answers):
+        own, bridge = thoughts[n // K][n % K]
+        start = len(own) + len(bridge)
+        places = (*range(len(own)), *range(start, start + len(answer.tokens)))
+        written.append(_Written(own + bridge + answer.tokens, places, answer.text))
+    return written
+
+
+def _score_all(
+    policy: Policy,
+    rows: Sequence,
+    chosen: Sequence[Encoded],
+    place_NA: Tensor,
+    mask_NA: Tensor,
+    max_tokens: int,
+    with_value: bool,
+    kept: Sequence[Kept] = (),
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and values of every action, in the order of the rows: (N, A), zero where the mask is False."""
+    N, A = mask_NA.shape
+    K = N // len(rows)
+    logp_NA = torch.zeros((N, A), device=policy.device)
+    value_NA = torch.zeros((N, A), device=policy.device)
+    head = policy.value_head if with_value else None
+    kinds = [row.prompter.task.name for row in chosen]
+
+    def note(batch: Batch, scores: Scores) -> None:
+        at = torch.tensor([row * K + k for row in batch.rows for k in range(K)], device=policy.device)
+        logp_NA[at] = torch.where(mask_NA[at], at_places(scores.logp_BKA[:, :K].flatten(0, 1), place_NA[at]), 0.0)
+        if scores.value_BKA is not None:
+            value_NA[at] = torch.where(mask_NA[at], at_places(scores.value_BKA[:, :K].flatten(0, 1), place_NA[at]), 0.0)
+
+    if kept:
+        (one,) = kept
+        assert isinstance(one.scores, Scores)
+        note(one.batch, one.scores)
+    else:
+
+        def work(batch: Batch) -> None:
+            note(batch, score(policy.model, batch, policy.shared, value_head=head))
+
+        policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds)
+    what = "the log-probabilities or values of the answers are"
+    check_finite(what, [row.source for row in chosen], logp_NA, value_NA)
+    return logp_NA, value_NA
+
+
+def score_with_entropy(policy: Policy, batch: Batch) -> Scores:
+    """All that the forward pass can say."""
+    return score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
+
+
+def with_gold_answers(rows: Sequence, chosen: Sequence[Encoded]) -> list:
+    """(prompt, answers) in tokens, the gold answer behind those that were sampled."""
+    return [(ids, [*answers, one.answers[one.gold]]) for (ids, answers), one in zip(rows, chosen, strict=True)]
+
+
+def at_places(x_nT: Tensor, place_nA: Tensor) -> Tensor:
+    """The numbers at the tokens that are actions; anything where a row has fewer."""
+    return x_nT.gather(1, place_nA.clamp(max=x_nT.shape[1] - 1))
