@@ -1,5 +1,6 @@
 # Two commands set everything up on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
+REPEAT ?= 3
 BIN := .venv/bin
 
 .venv/installed: pyproject.toml constraints.txt
@@ -36,10 +37,15 @@ fix: .venv/installed         ## mend format and generated docs
 	$(BIN)/ruff check --fix .
 	$(BIN)/python scripts/docs.py
 
-bench: .venv/installed       ## examples a second of every stage on this machine
+bench: .venv/installed       ## rl4nlu and its peers side by side, on the official files in DATA; writes docs/benchmarks.md
+	sh benchmarks/environments.sh build/peers $(PYTHON)
+	test -d build/models/llama15m || $(BIN)/python benchmarks/models.py build/models --data $(DATA)
+	$(BIN)/python benchmarks/bench.py --data $(DATA) --model build/models/llama15m --environments build/peers --repeat $(REPEAT)
+
+speed: .venv/installed       ## examples a second of every stage with the bundled model
 	$(BIN)/python benchmarks/speed.py
 
 real: .venv/installed        ## the table of docs/results.md, from the official files in DATA
 	$(BIN)/python scripts/real.py --data $(DATA)
 
-.PHONY: demo test test-slow faults soak fuzz check fix bench real
+.PHONY: demo test test-slow faults soak fuzz check fix bench speed real

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import limit
 import work
 
 from rl4nlu import ppo, sft
@@ -72,7 +73,7 @@ def train(name: str, model: str, data: Path, steps: int, dtype: str) -> dict[str
     if name == "sft":
         settings: Any = validate(SftSettings, given)
     else:
-        tokens = 6 if name == "ppo-short" else work.ANSWER_TOKENS
+        tokens = work.SHORT_TOKENS if name == "ppo-short" else work.ANSWER_TOKENS
         given |= {"answers": 1, "answer_tokens": tokens, "inner_epochs": work.INNER_EPOCHS, "optimizer": "adafactor"}
         given |= {"kl_coef": 0.2}
         if name == "rloo":  # the peer's batch is of answers, two a prompt
@@ -96,33 +97,37 @@ def train(name: str, model: str, data: Path, steps: int, dtype: str) -> dict[str
         module.train(policy, mixture, [], settings, run)
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     times = [settings.batch_size / json.loads(line)["examples_per_second"] for line in lines][1:]
-    return {"examples_per_s": work.BATCH / statistics.median(times)}  # of rloo: answers
+    gflop = limit.training(policy, [row for step in range(1, steps) for row in mixture.batch(step)], settings) / (
+        steps - 1
+    )
+    # of rloo an example is an answer, as it is for the peer
+    return {
+        "examples_per_s": work.BATCH / statistics.median(times),
+        "gflop": gflop,
+        "seconds": statistics.median(times),
+    }
 
 
-def score(name: str, model: str, data: Path, dtype: str, limit: int) -> dict[str, Any]:
+def score(name: str, model: str, data: Path, dtype: str, most: int) -> dict[str, Any]:
     """Seconds for scoring all rows."""
     policy = load_policy(model, dtype=dtype)
-    endings = [" True", " False"]
-    if name == "multirc":
-        texts, endings = list(work.multirc(data, limit)), [" No", " Yes"]
-    else:
-        shown = "".join(
-            f"{work.question(row)}{endings[work.verdict(row)]}\n\n"
-            for row in work.rte(data, "train")[: 5 * (name == "five-shot")]
-        )
-        texts = [(shown + work.question(row), work.verdict(row)) for row in work.rte(data, "dev")]
+    texts, endings = work.scoring(name, data, most)
     settings = validate(EvaluateSettings, {"task": "glue/rte", "model": model})
     list(ask(policy, asked(policy, texts[:8], endings), "score", settings))  # the first time is not counted
     start = time.perf_counter()
     found = list(ask(policy, asked(policy, texts, endings), "score", settings))
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "rows": len(found)}
+    return {
+        "seconds": seconds,
+        "rows": len(found),
+        "gflop": limit.scoring(policy, list(asked(policy, texts, endings).rows)),
+    }
 
 
 def main() -> None:
     """One measurement."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("work", choices=("ppo", "ppo-short", "rloo", "sft", "zero-shot", "five-shot", "multirc"))
+    words.add_argument("work", choices=work.NAMES)
     words.add_argument("--model", required=True)
     words.add_argument("--data", type=Path, required=True)
     words.add_argument("--dtype", default="float32")
@@ -130,7 +135,7 @@ def main() -> None:
     words.add_argument("--limit", type=int, default=400)
     given = words.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):
-        if given.work in ("zero-shot", "five-shot", "multirc"):
+        if given.work in work.SCORING:
             found = score(given.work, given.model, given.data, given.dtype, given.limit)
         else:
             found = train(given.work, given.model, given.data, given.steps, given.dtype)

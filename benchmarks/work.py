@@ -21,6 +21,12 @@ BATCH, ANSWER_TOKENS, INNER_EPOCHS, LORA_R, LORA_ALPHA = 16, 20, 4, 16, 32
 """Of every training side: prompts a step, sampled tokens, passes over them, LoRA on q_proj and v_proj."""
 
 
+SCORING = ("zero-shot", "five-shot", "multirc")
+NAMES = ("ppo", "ppo-short", "rloo", "sft", *SCORING)
+SHORT_TOKENS = 6
+"""Of ppo-short: as many as the right answer has."""
+
+
 def rte(data: Path, split: str) -> list[dict[str, str]]:
     """Rows of RTE."""
     with open(data / "glue" / "RTE" / f"{split}.tsv", encoding="utf-8") as file:
@@ -62,3 +68,13 @@ def multirc(data: Path, limit: int) -> Iterator[tuple[str, int]]:
         )
         for _, row in zip(range(limit), rows, strict=False):
             yield row
+
+
+def scoring(name: str, data: Path, limit: int) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+    """Prompts and the numbers of their right endings, and the endings."""
+    if name == "multirc":
+        return list(multirc(data, limit)), (" No", " Yes")
+    endings = (" True", " False")
+    shots = rte(data, "train")[: 5 if name == "five-shot" else 0]
+    shown = "".join(f"{question(row)}{endings[verdict(row)]}\n\n" for row in shots)
+    return [(shown + question(row), verdict(row)) for row in rte(data, "dev")], endings

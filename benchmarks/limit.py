@@ -1,0 +1,88 @@
+"""How fast this machine multiplies matrices, and how many operations a work needs:  python benchmarks/limit.py
+
+A work needs, of every token that no other row shares, the products with the body's weights; of a pass for gradients the
+same once more, since the weights are frozen; attention over what each token sees; and of every state whose next token is
+asked for the product with the vocabulary. Of the last layer only keys and values are needed of tokens that are not asked
+for. Nothing that is computed twice is counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rl4nlu.labels import distinguishing
+from rl4nlu.tokens import Encoded, micro_batches
+
+
+def matrix_rate(size: int = 2048, repeat: int = 15, dtype: torch.dtype = torch.float32) -> float:
+    """GFLOP a second of a square matrix product: the best of several, which no other process disturbed."""
+    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    spans = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        spans.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.quantiles(spans, n=4)[0] / 1e9
+
+
+def forward_gflop(policy: Any, rows: Sequence[tuple], max_tokens: int, whole: bool) -> float:
+    """Of one pass over rows (prompt, answers) in tokens.
+
+    Args:
+        policy: the model.
+        rows: as of `micro_batches`.
+        max_tokens: of a micro-batch.
+        whole: the whole vocabulary is asked for, not only the answers' tokens.
+    """
+    config = policy.model.config
+    D, F, L, V = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.vocab_size
+    H, G = config.num_attention_heads, config.num_key_value_heads
+    width = getattr(config, "head_dim", None) or D // H
+    keys, rest = 2 * D * G * width, 2 * D * H * width + 3 * D * F
+    total = 0.0
+    for batch in micro_batches(rows, max_tokens, policy.pad):
+        tree = batch.tree
+        asked = (
+            int(tree.source_BKA[batch.answer_mask_BKA].unique().numel())
+            if batch.answer_BKA.numel()
+            else len(batch.rows)
+        )
+        N = len(tree.ids_N)
+        seen = float((tree.depth_N + 1).sum())
+        total += 2 * N * (L * keys + (L - 1) * rest) + 2 * asked * rest
+        total += 4 * H * width * seen * (L - 1 + asked / N)
+        total += 2 * asked * D * V if whole else 0
+    return total / 1e9
+
+
+def scoring(policy: Any, rows: Sequence[Encoded]) -> float:
+    """GFLOP of scoring the labels of rows."""
+    return forward_gflop(policy, [(row.ids, distinguishing(row.answers)) for row in rows], 4096, whole=False)
+
+
+def training(policy: Any, rows: Sequence[Encoded], settings: Any) -> float:
+    """GFLOP of training on rows once: SFT, or a rollout (prompts, then answers of random tokens), the reference, and the
+    inner epochs."""
+    if not hasattr(settings, "estimator"):
+        return 2 * forward_gflop(
+            policy, [(row.ids, [row.answers[row.gold]]) for row in rows], settings.max_tokens, True
+        )
+    A, K = settings.answer_tokens, settings.answers
+    sampled = [(row.ids, [tuple(range(7 + k, 7 + k + A)) for k in range(K)]) for row in rows]
+    one = forward_gflop(policy, sampled, settings.max_tokens, True)  # the rollout needs the same, token by token
+    return one * (1 + 1 + 2 * settings.inner_epochs)
+
+
+def main() -> None:
+    """Print the machine's rate."""
+    print(json.dumps({"threads": torch.get_num_threads(), "gflop_per_s": matrix_rate()}))
+
+
+if __name__ == "__main__":
+    main()
