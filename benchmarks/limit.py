@@ -1,8 +1,8 @@
 """How fast this machine multiplies matrices, and how many operations a work needs:  python benchmarks/limit.py
 
-A work needs, of every token that no other row shares, the products with the body's weights; of a pass for gradients the
-same once more, since the weights are frozen; attention over what each token sees; and of every state whose next token is
-asked for the product with the vocabulary. Of the last layer only keys and values are needed of tokens that are not asked
+A work needs, of every token that no other row shares, the products with the body's weights; of a pass for gradients
+the same once more, since the weights are frozen; attention over what each token sees; and of every state whose next
+token is asked for the product with the vocabulary. Of the last layer only keys and values are needed of tokens that are not asked
 for. Nothing that is computed twice is counted twice.
 """
 
@@ -48,11 +48,7 @@ def forward_gflop(policy: Any, rows: Sequence[tuple], max_tokens: int, whole: bo
     total = 0.0
     for batch in micro_batches(rows, max_tokens, policy.pad):
         tree = batch.tree
-        asked = (
-            int(tree.source_BKA[batch.answer_mask_BKA].unique().numel())
-            if batch.answer_BKA.numel()
-            else len(batch.rows)
-        )
+        asked = int(tree.source_BKA[batch.answer_mask_BKA].unique().numel())
         N = len(tree.ids_N)
         seen = float((tree.depth_N + 1).sum())
         total += 2 * N * (L * keys + (L - 1) * rest) + 2 * asked * rest

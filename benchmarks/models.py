@@ -1,4 +1,6 @@
-"""Llamas with random weights (15 and 110 million) and a tokenizer of 32,000 words:  python benchmarks/models.py OUT --data DIR
+"""Llamas with random weights (15 and 110 million) and a tokenizer of 32,000 words:
+
+    python benchmarks/models.py OUT --data DIR
 
 The words are learnt from DIR/corpora/*.txt.xz, or from DIR/glue where there are no such files.
 """

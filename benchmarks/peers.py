@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def with_trainer(name: str, model: str, data: Path, steps: int) -> dict[str, Any
 
     ends: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_end(self, *_args: Any, **_more: Any) -> None:
             ends.append(time.perf_counter())
 
@@ -125,7 +126,7 @@ def with_trainer(name: str, model: str, data: Path, steps: int) -> dict[str, Any
         )
     trainer.train()
     marks = ends[every - 1 :: every]
-    return {"examples_per_s": work.BATCH / statistics.median(b - a for a, b in zip(marks, marks[1:], strict=False))}
+    return {"examples_per_s": work.BATCH / statistics.median(b - a for a, b in pairwise(marks))}
 
 
 def harness(name: str, model: str, data: Path, limit: int) -> dict[str, Any]:

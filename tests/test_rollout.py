@@ -89,6 +89,22 @@ def test_draw_inverts_the_distribution():
     assert logp.exp().numpy() == pytest.approx(probabilities[token.numpy()], rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [3, 255, 256, 257, 1000, 8192])
+def test_draw_is_the_inverse_of_the_distribution_function(size):
+    rng = np.random.default_rng(size)
+    logits = rng.normal(0, 4, (200, size))
+    logits[:, rng.integers(0, size, size // 3)] = -np.inf  # what can never be said
+    logits[:, 0] = 0.0
+    uniform = rng.random(200)
+    token, _ = draw(torch.from_numpy(logits).float(), torch.from_numpy(uniform))
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    mass = (p / p.sum(1, keepdims=True)).cumsum(1)
+    for n in range(200):
+        assert p[n, token[n]] > 0
+        below = mass[n, token[n] - 1] if token[n] else 0.0
+        assert below - 1e-6 <= uniform[n] <= mass[n, token[n]] + 1e-6
+
+
 def test_draw_survives_the_ends_of_the_interval():
     logits = torch.tensor([[0.0, 1.0, -1.0]]).expand(2, 3)
     token, _ = draw(logits, torch.tensor([0.0, 1.0 - 1e-17]))

@@ -195,11 +195,13 @@ class _Slots(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_NHD: Tensor, token_M: Tensor, slot_N: Tensor) -> Tensor:
+        """Pick the slots."""
         ctx.save_for_backward(slot_N)
         return x_NHD.index_select(0, token_M)
 
     @staticmethod
     def backward(ctx: Any, grad_MHD: Tensor) -> tuple[Tensor, None, None]:
+        """Pick each token's slot."""
         (slot_N,) = ctx.saved_tensors
         return grad_MHD.index_select(0, slot_N), None, None
 
@@ -209,12 +211,14 @@ class _Tokens(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_MHD: Tensor, slot_N: Tensor) -> Tensor:
+        """Pick each token's slot."""
         ctx.save_for_backward(slot_N)
         ctx.slots = len(x_MHD)
         return x_MHD.index_select(0, slot_N)
 
     @staticmethod
     def backward(ctx: Any, grad_NHD: Tensor) -> tuple[Tensor, None]:
+        """Put the tokens into their slots."""
         (slot_N,) = ctx.saved_tensors
         full = grad_NHD.new_zeros((ctx.slots, *grad_NHD.shape[1:]))
         return full.index_copy_(0, slot_N, grad_NHD), None
@@ -225,6 +229,7 @@ class _Keys(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_NGD: Tensor, groups: list[Group]) -> tuple[Tensor, ...]:
+        """The keys of each group."""
         ctx.groups, ctx.tokens = groups, len(x_NGD)
         return tuple(_Keys._seen(x_NGD, group) for group in groups)
 
@@ -237,6 +242,7 @@ class _Keys(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Each token's own gradient, and the sum over the blocks that see it from below."""
         total_NGD = grads[0].new_zeros((ctx.tokens, *grads[0].shape[2:]))
         for grad, group in zip(grads, ctx.groups, strict=True):  # no token is in two blocks
             token_R, slot_R = group.real

@@ -110,6 +110,7 @@ class _TokenLogp(torch.autograd.Function):
         token_I: Tensor,
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
+        """See `token_logp`."""
         M = len(hidden_MD)
         needs = ctx.needs_input_grad[0]
         logp_I = torch.empty(len(state_I), device=hidden_MD.device)
@@ -150,6 +151,7 @@ class _TokenLogp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the states, from the sums."""
         weight_VD, state_I, token_I, best_M, less_MD, slope_MD = ctx.saved_tensors
         grad_I = grads[0].to(less_MD.dtype)
         total_M = less_MD.new_zeros(len(less_MD)).index_add_(0, state_I, grad_I)
