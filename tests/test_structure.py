@@ -23,6 +23,7 @@ FLOW = [
     "rows",
     "data",
     "prompts",
+    "border",
     "tokens",
     "memory",
     "guards",
