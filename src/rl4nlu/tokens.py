@@ -151,7 +151,8 @@ class EncodedRows(Sequence[Encoded]):
         self._cut: dict[int, Prompt] = {}
         self._used: WeakValueDictionary[int, Encoded] = WeakValueDictionary()
         prompts = map(encoder.prompter.prompt, examples)
-        self._tokenise([i for i, prompt in enumerate(prompts) if encoder.may_be_too_long(prompt)])
+        for chunk in _chunks([i for i, prompt in enumerate(prompts) if encoder.may_be_too_long(prompt)]):
+            self._tokenise(chunk)
 
     @property
     def cut(self) -> int:
@@ -171,22 +172,25 @@ class EncodedRows(Sequence[Encoded]):
         return self.take([index])[0]
 
     def __iter__(self) -> Iterator[Encoded]:
-        for start in range(0, len(self), CHUNK):
-            yield from self[start : start + CHUNK]
+        for chunk in _chunks(range(len(self))):
+            yield from self.take(chunk)
 
     def take(self, indices: Sequence[int]) -> list[Encoded]:
         """The rows at these places; those that are new are tokenised together."""
         places = [range(len(self))[i] for i in indices]  # as a list: from the end if negative, an error if outside
-        self._tokenise([i for i in dict.fromkeys(places) if self._known[i] is None])
-        return [self._used.get(i) or self._made(i) for i in places]
+        fresh: dict[int, Encoded] = {}
+        for chunk in _chunks([i for i in dict.fromkeys(places) if self._known[i] is None]):
+            fresh |= self._tokenise(chunk)
+        return [fresh.get(i) or self._used.get(i) or self._made(i) for i in places]
 
-    def _tokenise(self, places: Sequence[int]) -> None:
-        for start in range(0, len(places), CHUNK):
-            chunk = places[start : start + CHUNK]
-            for i, row in zip(chunk, self.encoder.encode_all([self.examples[i] for i in chunk]), strict=True):
-                self._known[i] = np.array(row.ids, dtype=np.int32), row.answers
-                if row.prompt.cut:
-                    self._cut[i] = row.prompt
+    def _tokenise(self, places: Sequence[int]) -> dict[int, Encoded]:
+        rows = dict(zip(places, self.encoder.encode_all([self.examples[i] for i in places]), strict=True))
+        for i, row in rows.items():
+            self._known[i] = np.array(row.ids, dtype=np.int32), row.answers
+            if row.prompt.cut:
+                self._cut[i] = row.prompt
+        self._used.update(rows)
+        return rows
 
     def _made(self, i: int) -> Encoded:
         known = self._known[i]
@@ -194,6 +198,10 @@ class EncodedRows(Sequence[Encoded]):
         prompt = self._cut.get(i) or self.encoder.prompter.prompt(self.examples[i])
         row = self._used[i] = self.encoder.encoded(prompt, tuple(known[0].tolist()), known[1])
         return row
+
+
+def _chunks(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (places[start : start + CHUNK] for start in range(0, len(places), CHUNK))
 
 
 def micro_batches(
