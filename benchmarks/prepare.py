@@ -46,17 +46,18 @@ def main() -> None:
     given = arguments.parse_args()
     task = find(given.task)
     tokenizer = AutoTokenizer.from_pretrained(mini_folder())
-    begin = start = time.perf_counter()
+    begin = start = time.perf_counter(), time.process_time()
 
     def done(what: str) -> None:
         nonlocal start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{what:22} {time.perf_counter() - start:6.1f} s, peak {peak:.2f} GiB", flush=True)
-        start = time.perf_counter()
+        seconds, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+        print(f"{what:22} {seconds:6.1f} s ({cpu:.1f} s of processor time), peak {peak:.2f} GiB", flush=True)
+        start = time.perf_counter(), time.process_time()
 
     with tempfile.TemporaryDirectory() as folder:
         repeated(task, given.data, Path(folder), given.rows)
-        begin = start = time.perf_counter()
+        begin = start = time.perf_counter(), time.process_time()
         examples = data.load(task, "train", folder)
     done(f"{len(examples)} rows read")
     prompter = Prompter(task, shots=choose_shots(task, examples, given.shots, seed=0))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4nlu import data
-from rl4nlu.border import Border
+from rl4nlu.border import WORTH, Border, Head
 from rl4nlu.prompts import Prompter
 from rl4nlu.tasks import TASKS
 from rl4nlu.tokens import EncodedRows, Encoder
@@ -75,7 +75,7 @@ def test_the_short_way_is_exact_whatever_the_line(texts, line, ends):
     line=st.text("ab ?", min_size=8, max_size=12),
 )
 def test_the_short_way_is_exact_with_tokens_across_words(pieces, texts, line):
-    ids = Greedy(*pieces)._texts
+    ids = Greedy(*pieces).tokenize
     border = Border(ids, ids, [" a\n", " b\n"])
     border._probes = 0
     prompts = [f"{text}\n{line}" for text in texts]
@@ -100,6 +100,38 @@ def test_tails_are_not_trusted_where_the_first_prompts_come_out_otherwise():
 
 def mini_ids(texts):
     return mini()(texts)["input_ids"]
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(
+    pieces=st.lists(st.text("ab \n?", min_size=2, max_size=6), max_size=8, unique=True),
+    head=st.text("ab \n?", min_size=WORTH, max_size=WORTH + 60),
+    texts=st.lists(st.text("ab \n?", max_size=30), min_size=1, max_size=9),
+    joined=st.lists(st.booleans(), min_size=9, max_size=9),
+)
+def test_texts_that_begin_alike_come_out_as_alone(pieces, head, texts, joined):
+    tokenize = Greedy(*pieces).tokenize
+    texts = [(head if begins else "") + text for text, begins in zip(texts, joined, strict=False)]
+    assert Head(head, tokenize).ids(texts) == tokenize(texts)
+
+
+@pytest.mark.parametrize("name", ["glue/rte", "superglue/boolq", "superglue/copa", "mini/sentiment"])
+def test_few_shot_examples_are_tokenised_once(name, tokenizer):
+    task = TASKS[name]
+    examples = rows_of(task, 30)
+    read = []
+
+    def tokenize(texts):
+        read.extend(texts)
+        return tokenizer(list(texts))["input_ids"]
+
+    for template in TEMPLATES:
+        prompter = Prompter(task, template, tuple(examples[-6:]))
+        texts = [prompter.prompt(example).text for example in examples]
+        read.clear()
+        found = Head(prompter.prefix, tokenize).ids(texts)
+        assert sum(text.startswith(prompter.prefix) for text in read) == 1
+        assert found == tokenize(texts)
 
 
 @pytest.mark.parametrize("reason", [0, 8])

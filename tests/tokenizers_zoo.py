@@ -55,9 +55,9 @@ class Greedy:
         self.pieces = sorted(pieces, key=len, reverse=True)
 
     def __call__(self, texts, add_special_tokens, verbose):
-        return {"input_ids": self._texts(texts)}
+        return {"input_ids": self.tokenize(texts)}
 
-    def _texts(self, texts):
+    def tokenize(self, texts):
         return [self._ids(text) for text in texts]
 
     def _ids(self, text):

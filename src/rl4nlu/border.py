@@ -23,6 +23,8 @@ BEGIN = 4
 """Tokens at the beginning of a tail that may be others than in the whole prompt, which has text before them."""
 BESIDE = 2
 """Tokens beside the border, and not across it, in which tail and prompt must agree."""
+WORTH = 200
+"""Characters that all prompts must begin with, for these not to be tokenised with each."""
 PROBES = 8
 """So many prompts are split both ways first."""
 REMEMBERED = 10_000
@@ -39,6 +41,40 @@ class Ending(NamedTuple):
     answers: Answers
 
 
+class Head:
+    """Tokenises texts that begin alike (with an instruction, with few-shot examples): the beginning once, and of each
+    text the rest with the beginning's last line in front. The two are joined where their tokens agree, on both sides of
+    the seam; where they do not, the text is tokenised as a whole."""
+
+    def __init__(self, text: str, tokenize: Tokenize) -> None:
+        self.text, self._tokenize = text, tokenize
+        start = text.rfind("\n", 0, max(0, len(text) - WORDS)) - 1
+        self._from, self._seam = max(0, start), 0
+        if len(text) >= WORTH and start > 0:
+            whole, self._line = tokenize([text, text[start:]])
+            alike = len(common_prefix([whole[::-1], self._line[::-1]]))
+            if alike >= 2 * BESIDE:
+                self._seam = len(self._line) - alike + BESIDE
+                self._before = whole[: len(whole) - alike + BESIDE]
+
+    def ids(self, texts: Sequence[str]) -> list[Ids]:
+        """Tokens of each text; it need not begin with the head."""
+        begins = [bool(self._seam) and text.startswith(self.text) for text in texts]
+        found = self._tokenize([text[self._from :] if head else text for text, head in zip(texts, begins, strict=True)])
+        again = []
+        for i, (ids, head) in enumerate(zip(found, begins, strict=True)):
+            if not head:
+                continue
+            if ids[: self._seam + BESIDE] == self._line[: self._seam + BESIDE]:
+                found[i] = self._before + ids[self._seam :]
+            else:
+                again.append(i)
+        if again:
+            for i, ids in zip(again, self._tokenize([texts[i] for i in again]), strict=True):
+                found[i] = ids
+        return found
+
+
 class Border:
     """Splits prompts from the answers of a closed set.
 
@@ -49,22 +85,23 @@ class Border:
     border make the rest agree. The first prompts are split both ways; if one comes out otherwise, no tail is trusted.
     """
 
-    def __init__(self, exact: Tokenize, quick: Tokenize, answers: Sequence[str]) -> None:
+    def __init__(self, exact: Tokenize, quick: Tokenize, answers: Sequence[str], head: str = "") -> None:
         """
         Args:
             exact: texts -> ids, as the tokenizer is asked by everybody.
             quick: the same by a shorter way, if the tokenizer has one; checked with the first prompts too.
             answers: the closed set.
+            head: what the prompts begin with.
         """
         self.exact, self.answers = exact, answers
-        self._quick = quick
+        self._quick, self._head = quick, Head(head, quick)
         self._endings: dict[str, Ending | None] = {}
         self._same: dict[Answers, Answers] = {}
         self._probes, self._trusted = PROBES, True
 
     def ids(self, texts: list[str]) -> list[Ids]:
-        """Tokens of texts."""
-        return self._quick(texts)
+        """Tokens of prompts."""
+        return self._head.ids(texts) if self._trusted else self.exact(texts)
 
     def split(self, texts: Sequence[str], alone: Sequence[Ids]) -> list[tuple[Ids, Answers]]:
         """Tokens of each prompt up to the border, and of every answer behind it; `alone` are the prompts' own tokens,
@@ -95,7 +132,7 @@ class Border:
             short = self._short(texts, alone)
             agree = all(one is None or one == other for one, other in zip(short, right, strict=True))
             if not agree or [own for own, _ in both] != list(alone[: len(texts)]):
-                self._trusted, self._quick = False, self.exact
+                self._trusted = False
         return right
 
     def _short(self, texts: Sequence[str], alone: Sequence[Ids]) -> list[tuple[Ids, Answers] | None]:
@@ -118,7 +155,7 @@ class Border:
 
     def _look(self, tails: Sequence[str]) -> None:
         """Find the borders of new tails."""
-        for one, (own, whole) in zip(tails, self._whole(tails, self.ids), strict=True):
+        for one, (own, whole) in zip(tails, self._whole(tails, self._quick), strict=True):
             before, answers = self._cut(own, whole)
             across = len(own) - len(before)
             needed = max(across + BESIDE, len(own) - BEGIN)

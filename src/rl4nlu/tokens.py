@@ -83,7 +83,12 @@ class Encoder:
         if prompter.reason:
             self._bridge, self._answers = self._behind(prompter.bridge, prompter.answers)
             self.longest_prompt -= prompter.reason + len(self._bridge)
-        self._border = Border(self._ids, self._quick_ids, () if prompter.reason else prompter.answers)
+        self._border = Border(
+            self._ids,
+            self._quick_ids,
+            () if prompter.reason else prompter.answers,
+            "" if prompter.chat else prompter.prefix,
+        )
 
     def encode(self, example: Example) -> Encoded:
         """Tokens of the prompt (cut to fit, if that is allowed) and of every answer of the closed set."""
