@@ -2,8 +2,8 @@
 
 A work needs, of every token that no other row shares, the products with the body's weights; of a pass for gradients
 the same once more, since the weights are frozen; attention over what each token sees; and of every state whose next
-token is asked for the product with the vocabulary. Of the last layer only keys and values are needed of tokens that are not asked
-for. Nothing that is computed twice is counted twice.
+token is asked for the product with the vocabulary. Of the last layer only keys and values are needed of tokens that are
+not asked for. Nothing that is computed twice is counted twice.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def scoring(policy: Any, rows: Sequence[Encoded]) -> float:
 
 
 def training(policy: Any, rows: Sequence[Encoded], settings: Any) -> float:
-    """GFLOP of training on rows once: SFT, or a rollout (prompts, then answers of random tokens), the reference, and the
-    inner epochs."""
+    """GFLOP of training on rows once: SFT, or a rollout (prompts, then answers of random tokens), the reference, and
+    the inner epochs."""
     if not hasattr(settings, "estimator"):
         return 2 * forward_gflop(
             policy, [(row.ids, [row.answers[row.gold]]) for row in rows], settings.max_tokens, True

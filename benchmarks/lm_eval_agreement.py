@@ -29,12 +29,13 @@ from rich.table import Table
 
 from rl4nlu import data
 from rl4nlu.ask import Question, ask, encode
+from rl4nlu.border import common_prefix
 from rl4nlu.forward import score
 from rl4nlu.models import Policy, load_policy
 from rl4nlu.settings import EvaluateSettings
 from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import find
-from rl4nlu.tokens import common_prefix, micro_batches
+from rl4nlu.tokens import micro_batches
 
 TASKS = "glue/rte,glue/cola,glue/sst2,superglue/cb,superglue/boolq"
 TOLERANCE = 1e-3

@@ -46,3 +46,13 @@ def gradients(monkeypatch):
 
     monkeypatch.setattr(optim, "apply", spy)
     return seen
+
+
+@pytest.fixture(scope="session", params=["mini", "llama2"])
+def tokenizer(request):
+    """Real ones: of the bundle, and Llama-2's where it is."""
+    from tokenizers_zoo import llama2, mini
+
+    if request.param == "mini":
+        return mini()
+    return llama2(request.getfixturevalue("real_data") / "models" / "llama2-tokenizer")

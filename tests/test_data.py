@@ -733,3 +733,29 @@ def test_a_failing_hub_is_one_line_with_the_other_way_in(error, monkeypatch):
     assert all(part in message for part in ("glue/rte", "nyu-mll/glue", "--data"))
     assert "\n" not in message
     assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    "content", ["a\tb\n1\t2\n", "\ufeffa\tb\r\n1\u2028\t\x0c2\r\n\r", "a\tb\n1\t\r2", "a\tb\n\n1\t2\n\n"]
+)
+def test_lines_end_by_line_feeds_alone(content, tmp_path):
+    """Read line by line it is what it is as a whole."""
+    path = tmp_path / "x.tsv"
+    path.write_bytes(content.encode())
+    lines = [line.removesuffix("\r") for line in content.removeprefix("\ufeff").split("\n")]
+    header, *rest = lines[:-1] if not lines[-1] else lines
+    found = list(data.read_rows(path))
+    assert [where for where, _ in found] == [f"{path}:{i}" for i in range(2, 2 + len(rest))]
+    for (_, row), line in zip(found, rest, strict=True):
+        cells = line.split("\t")
+        assert (
+            isinstance(row, UserError) if len(cells) != 2 else row == dict(zip(header.split("\t"), cells, strict=True))
+        )
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"a\n\xc3\xa9\n"])
+def test_the_byte_that_is_no_text_is_named(before, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(before + b"ab\xff\n")
+    with pytest.raises(UserError, match=f"byte {len(before) + 2} is not UTF-8"):
+        data.read_rows(path)

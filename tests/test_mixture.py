@@ -25,10 +25,17 @@ from rl4nlu.settings import PpoSettings, SftSettings
 from rl4nlu.tasks import find
 
 
+class Rows(list):
+    """Rows that need no tokens."""
+
+    def take(self, places):
+        return [self[i] for i in places]
+
+
 def mixture(counts, batch_size=8, seed=0, method="sft", **values) -> Mixture:
     """Rows are (task, number) pairs."""
     questions = [
-        SimpleNamespace(task=SimpleNamespace(name=f"task{t}"), rows=[(t, i) for i in range(n)])
+        SimpleNamespace(task=SimpleNamespace(name=f"task{t}"), rows=Rows((t, i) for i in range(n)))
         for t, n in enumerate(counts)
     ]
     chosen = validate(SftSettings, {"batch_size": batch_size, "seed": seed, **values})

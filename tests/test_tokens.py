@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import functools
+from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rl4nlu
 from rl4nlu import data
+from rl4nlu.border import common_prefix
 from rl4nlu.errors import UserError
 from rl4nlu.prompts import Prompter
 from rl4nlu.tasks import TASKS, Example
-from rl4nlu.tokens import EncodedRows, Encoder, common_prefix, micro_batches, pad_right
+from rl4nlu.tokens import EncodedRows, Encoder, micro_batches, pad_right
 from rl4nlu.tree import WORTH
-
-MINI = Path(rl4nlu.__file__).parent / "assets" / "mini"
-TEMPLATES = ("plain", "verdict")
-TASK = TASKS["glue/rte"]
-NASTY = [
-    "It rains.",
-    "  ",
-    "\n\n",
-    "a  b\t",
-    "🙂",
-    "日本語",
-    "ends with colon:",
-    "é́",
-    "<s>",
-    "\x00",
-    "No\n",
-    "x" * 50,
-    "?",
-    "<verdict>",
-]
-
-
-def llama2(folder: Path):
-    """Llama-2's tokenizer from its SentencePiece file, as its repository's tokenizer.json has it."""
-    extractor = pytest.importorskip("transformers.tokenization_utils_sentencepiece").SentencePieceExtractor
-    vocabulary, _, merges = extractor(str(folder / "tokenizer.model")).extract()
-    return transformers.LlamaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True)
-
-
-@functools.cache
-def mini():
-    return transformers.AutoTokenizer.from_pretrained(MINI)
-
-
-@pytest.fixture(scope="session", params=["mini", "llama2"])
-def tokenizer(request):
-    if request.param == "mini":
-        return mini()
-    return llama2(request.getfixturevalue("real_data") / "models" / "llama2-tokenizer")
+from tokenizers_zoo import NASTY, TASK, TEMPLATES, Greedy, llama2, made_up, mini
 
 
 class Counting:
@@ -72,10 +32,6 @@ class Counting:
         if self.calls < 0:
             pytest.fail("the encoder does not come to an end")
         return self.tokenizer(*args, **kwargs)
-
-
-def made_up(task, text="It rains.", label=None):
-    return Example("r", {name: f"{text} {name}" for name in task.fields}, label or task.labels[0])
 
 
 def assert_reads_as_one_text(tokenizer, encoded, prompter, special=True):
@@ -143,27 +99,6 @@ def test_a_chat_template_brings_its_own_beginning(tokenizer):
     assert encoded.ids.count(tokenizer.bos_token_id) == 1
     assert encoded.ids[0] == tokenizer.bos_token_id
     assert_reads_as_one_text(tokenizer, encoded, prompter, special=False)
-
-
-class Greedy:
-    """A tokenizer that takes the longest piece it knows, wherever words end."""
-
-    def __init__(self, *pieces):
-        self.pieces = sorted(pieces, key=len, reverse=True)
-
-    def __call__(self, texts, add_special_tokens, verbose):
-        return {"input_ids": [self._ids(text) for text in texts]}
-
-    def _ids(self, text):
-        ids = []
-        while text:
-            piece = next((piece for piece in self.pieces if text.startswith(piece)), text[0])
-            ids.append(1000 + self.pieces.index(piece) if piece in self.pieces else ord(piece))
-            text = text[len(piece) :]
-        return ids
-
-    def text(self, ids):
-        return "".join(self.pieces[i - 1000] if i >= 1000 else chr(i) for i in ids)
 
 
 @pytest.mark.parametrize(
@@ -238,25 +173,36 @@ class Noting:
 
 def test_rows_are_encoded_when_asked_for_and_once():
     noting = Noting(mini())
-    examples = [made_up(TASK, f"Row {i}.") for i in range(5)]
-    examples[3] = made_up(TASK, "Row 3 is long. " * 60)
+    examples = [made_up(TASK, f"Row {i}.") for i in range(30)]
+    examples[3] = made_up(TASK, "Row 3. " * 99)
     encoder = Encoder(noting, Prompter(TASK), 256)
     noting.seen.clear()
     rows = EncodedRows(encoder, examples)
-    assert len(rows) == 5
+
+    def seen():
+        """Rows whose whole prompts were read, and how often."""
+        found = Counter(int(text.split("Row ")[1].split(".")[0]) for text in noting.seen if "Row " in text)
+        noting.seen.clear()
+        return found
+
+    assert len(rows) == 30
     assert rows.cut == 1
-    assert noting.seen
-    assert all("Row 3" in text or "Row" not in text for text in noting.seen), (
-        "only what may be too long is read before the first step"
-    )
-    noting.seen.clear()
+    assert set(seen()) == {3}, "only what may be too long is read before the first step"
     assert rows[1] is rows[1]
-    assert sum("Row 1" in text for text in noting.seen) == 3  # alone, and with each answer
+    assert seen() == {1: 4}, "alone, and both ways as one of the first"
+    assert rows.take([5, -2, 1, 5]) == [rows[5], rows[28], rows[1], rows[5]]
+    assert set(seen()) == {5, 28}
     assert [row.prompt.example for row in rows] == examples
+    found = seen()
+    assert set(found) == set(range(30)) - {1, 3, 5, 28}
+    assert all(found[i] == 1 for i in range(10, 30) if i != 28), "once, for its last line was met before"
     assert [row.prompt.example for row in rows[1:4]] == examples[1:4]
-    assert [row.prompt.cut for row in rows] == [False, False, False, True, False]
-    with pytest.raises(IndexError):
-        rows[5]
+    assert [row.prompt.cut for row in rows] == [i == 3 for i in range(30)]
+    assert not seen()
+    assert [rows[i] for i in range(30)] == encoder.encode_all(examples)
+    for outside in (30, -31):
+        with pytest.raises(IndexError):
+            rows[outside]
 
 
 # -- common prefix, padding --------------------------------------------------------------------------------------------

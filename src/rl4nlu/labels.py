@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .tokens import common_prefix
+from .border import common_prefix
 
 
 def distinguishing(answers: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:

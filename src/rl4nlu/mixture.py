@@ -51,7 +51,10 @@ class Mixture:
         while len(chosen) < size:
             epoch, offset = divmod(step * size + len(chosen), len(self))
             chosen += self._epoch(epoch)[offset : offset + size - len(chosen)]
-        return [self.questions[task].rows[row] for task, row in sorted(chosen, key=lambda pair: pair[0])]
+        of_task: dict[int, list[int]] = {}
+        for task, row in chosen:
+            of_task.setdefault(task, []).append(row)
+        return [row for task in sorted(of_task) for row in self.questions[task].rows.take(of_task[task])]
 
     def _order_of(self, epoch: int) -> list[tuple[int, int]]:
         """(task, row) pairs of an epoch. Each method has an order of its own, so that a short PPO run after a short SFT

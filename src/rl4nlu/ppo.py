@@ -125,7 +125,7 @@ def label_bias(policy: Policy, mixture: Mixture, settings: PpoSettings) -> dict[
         if policy.bias_of(question.task) is not None:
             continue
         order = generator(settings.seed, f"bias/{question.task.name}").permutation(len(question.rows))
-        rows = [question.rows[int(i)] for i in order[:BIAS_ROWS]]
+        rows = question.rows.take(order[:BIAS_ROWS].tolist())
         logp_NL = np.array(label_logp(policy, rows, settings.max_tokens))
         found[question.task.name] = tuple(mean_logp(logp_NL)[0].tolist())
     return found

@@ -159,9 +159,9 @@ class Prompter:
 
     def _body(self, fields: Mapping[str, str]) -> tuple[str, str]:
         template = self.task.plain if self.template == "plain" else f"{self.task.body}\n{OPEN}"
-        filled = template.format_map({name: text.strip() for name, text in fields.items()})
-        last_line = template.rsplit("\n", 1)[-1].format_map({name: text.strip() for name, text in fields.items()})
-        return filled[: len(filled) - len(last_line)], last_line
+        start = template.rfind("\n") + 1
+        stripped = {name: text.strip() for name, text in fields.items()}
+        return template[:start].format_map(stripped), template[start:].format_map(stripped)
 
 
 def choose_shots(task: Task, examples: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:

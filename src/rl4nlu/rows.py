@@ -43,22 +43,44 @@ def read_rows(path: Path, headerless: tuple[str, ...] | None = None, quoted: boo
         raise UserError(f"{path}: files of this kind cannot be read; give one of {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as wrong:
-        raise UserError(f"{path}: byte {wrong.start} is not UTF-8; save the file as UTF-8") from None
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty; put rows there, or copy it again")
+    _check_text(path)
     if path.suffix == ".csv" or (quoted and path.suffix == ".tsv"):
-        return _csv_rows(path, text)
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if lines[-1] == "":
-        lines.pop()
-    return _json_rows(path, lines) if path.suffix == ".jsonl" else _tsv_rows(path, lines, headerless)
+        return _csv_rows(path, path.read_bytes().decode("utf-8-sig"))
+    return _json_rows(path) if path.suffix == ".jsonl" else _tsv_rows(path, headerless)
 
 
-def _json_rows(path: Path, lines: list[str]) -> Iterator[Located]:
-    for number, line in enumerate(lines, 1):
+def _check_text(path: Path) -> None:
+    """Before any row is read; line by line, because the benchmarks' largest files take their size several times over in
+    memory if they are read as a whole.
+
+    Raises:
+        UserError: the file is empty or not UTF-8.
+    """
+    empty, place = True, 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                # no byte of a longer character is a line feed, so that lines may be decoded one by one
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as wrong:
+                where = place + wrong.start
+                raise UserError(f"{path}: byte {where} is not UTF-8; save the file as UTF-8") from None
+            empty = empty and not text.removeprefix("" if place else "\ufeff").strip()
+            place += len(line)
+    if empty:
+        raise UserError(f"{path}: the file is empty; put rows there, or copy it again")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines end by LF or CRLF and by nothing else."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for line in file:
+            if line != "\r":  # at the end of the file, where no line begins any more
+                yield line.removesuffix("\n").removesuffix("\r")
+
+
+def _json_rows(path: Path) -> Iterator[Located]:
+    for number, line in enumerate(_lines(path), 1):
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
@@ -74,12 +96,15 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[Located]:
             yield where, row
 
 
-def _tsv_rows(path: Path, lines: list[str], headerless: tuple[str, ...] | None) -> Iterator[Located]:
-    """Lines end by LF or CRLF and by nothing else, cells by tabs, and a quote is a letter like any other."""
-    names = headerless or tuple(lines[0].split("\t"))
-    for number, line in enumerate(lines, 1):
-        if number > 1 or headerless is not None:
-            yield _row(f"{path}:{number}", names, line.split("\t"))
+def _tsv_rows(path: Path, headerless: tuple[str, ...] | None) -> Iterator[Located]:
+    """Cells end by tabs, and a quote is a letter like any other."""
+    names = headerless
+    for number, line in enumerate(_lines(path), 1):
+        cells = line.split("\t")
+        if names is None:
+            names = tuple(cells)
+        else:
+            yield _row(f"{path}:{number}", names, cells)
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Located]:

@@ -5,20 +5,28 @@ Shapes: B rows, K answers, A answer tokens. Masks: True = counts.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, overload
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .border import Answers, Border, Ids, common_prefix
 from .prompts import Prompt, Prompter
 from .tasks import Example
 from .tree import WORTH, Tree, plant, shared_length
 
+<<<<<<< HEAD
+=======
+CHUNK = 512
+"""Rows that are tokenised in one call, which a fast tokenizer does on all cores."""
+
+>>>>>>> eeebbba3b453c7deb47d1177b642546c2426c075
 
 @dataclass(frozen=True)
 class Encoded:
@@ -65,11 +73,7 @@ class Batch:
 
 
 class Encoder:
-    """Encodes the prompts of one prompter for one tokenizer.
-
-    An answer's tokens are those that follow the prompt's in the tokenisation of prompt and answer together, because
-    a tokenizer may add a space to a lone answer. Where a token straddles the border, the prompt ends before it.
-    """
+    """Encodes the prompts of one prompter for one tokenizer; `border.py` says what is whose token."""
 
     def __init__(self, tokenizer: Any, prompter: Prompter, max_length: int, truncate: bool = True) -> None:
         self.tokenizer = tokenizer
@@ -83,21 +87,42 @@ class Encoder:
         if prompter.reason:
             self._bridge, self._answers = self._behind(prompter.bridge, prompter.answers)
             self.longest_prompt -= prompter.reason + len(self._bridge)
+        self._border = Border(
+            self._ids,
+            self._quick_ids,
+            () if prompter.reason else prompter.answers,
+            "" if prompter.chat else prompter.prefix,
+        )
 
     def encode(self, example: Example) -> Encoded:
         """Tokens of the prompt (cut to fit, if that is allowed) and of every answer of the closed set."""
-        prompt = self.prompter.prompt(example)
-        if self.may_be_too_long(prompt):
-            prompt = self.prompter.fitted(example, self._length, self.longest_prompt, self.truncate)
-        return self.encode_prompt(prompt)
+        return self.encode_all([example])[0]
+
+    def encode_all(self, examples: Sequence[Example]) -> list[Encoded]:
+        """As `encode`, all in one go."""
+        prompts = [self.prompter.prompt(example) for example in examples]
+        alone = self._border.ids([prompt.text for prompt in prompts])
+        for i, ids in enumerate(alone):
+            if len(ids) > self.longest_prompt:
+                prompts[i] = self.prompter.fitted(examples[i], self._length, self.longest_prompt, self.truncate)
+                alone[i] = self._border.ids([prompts[i].text])[0]
+        return self._split(prompts, alone)
 
     def encode_prompt(self, prompt: Prompt) -> Encoded:
         """Tokens of a prompt that fits, and of every answer of the closed set."""
+        return self._split([prompt], self._border.ids([prompt.text]))[0]
+
+    def _split(self, prompts: Sequence[Prompt], alone: Sequence[Ids]) -> list[Encoded]:
+        found = self._border.split([prompt.text for prompt in prompts], alone)
+        return [
+            self.encoded(prompt, tuple(ids), answers) for prompt, (ids, answers) in zip(prompts, found, strict=True)
+        ]
+
+    def encoded(self, prompt: Prompt, ids: tuple[int, ...], answers: Answers) -> Encoded:
+        """Put together what is known of a prompt."""
         if self.prompter.reason:
-            return Encoded(self.prompter, prompt, tuple(self._ids([prompt.text])[0]), self._answers, self._bridge)
-        alone, *whole = self._ids([prompt.text, *(prompt.text + answer for answer in self.prompter.answers)])
-        start = len(common_prefix([alone, *whole]))
-        return Encoded(self.prompter, prompt, tuple(whole[0][:start]), tuple(tuple(ids[start:]) for ids in whole))
+            return Encoded(self.prompter, prompt, ids, self._answers, self._bridge)
+        return Encoded(self.prompter, prompt, ids, answers)
 
     def _behind(self, bridge: str, answers: Sequence[str]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         """Tokens of a bridge and of the answers behind it, as they are behind any text."""
@@ -112,21 +137,36 @@ class Encoder:
     def _length(self, text: str) -> int:
         return len(self._ids([text])[0])
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def _ids(self, texts: list[str]) -> list[Ids]:
         return self.tokenizer(texts, add_special_tokens=self._special, verbose=False)["input_ids"]
+
+    def _quick_ids(self, texts: list[str]) -> list[Ids]:
+        """The same, without masks and places in the text, which nobody asks for here."""
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        if fast is None or fast.truncation or fast.padding:
+            return self._ids(texts)
+        return [found.ids for found in fast.encode_batch_fast(texts, add_special_tokens=self._special)]
 
 
 class EncodedRows(Sequence[Encoded]):
-    """The encoded prompts of some examples. Each is encoded when it is first asked for; those that may have to be cut
-    are encoded at once, so that a prompt that cannot be cut is found before the first step."""
+    """The encoded prompts of some examples. Each is tokenised when it is first asked for, with those that are asked for
+    beside it; those that may have to be cut are tokenised at once, so that a prompt that cannot be cut is found before
+    the first step. What is kept of a row is its numbers, for there may be hundreds of thousands; the rest is made again
+    when it is asked for."""
 
     def __init__(self, encoder: Encoder, examples: Sequence[Example]) -> None:
         self.encoder, self.examples = encoder, examples
-        self._encoded: dict[int, Encoded] = {}
-        for i, example in enumerate(examples):
-            if encoder.may_be_too_long(encoder.prompter.prompt(example)):
-                self._encoded[i] = encoder.encode(example)
-        self.cut = sum(row.prompt.cut for row in self._encoded.values())
+        self._known: list[tuple[np.ndarray, Answers] | None] = [None] * len(examples)
+        self._cut: dict[int, Prompt] = {}
+        self._used: WeakValueDictionary[int, Encoded] = WeakValueDictionary()
+        prompts = map(encoder.prompter.prompt, examples)
+        for chunk in _chunks([i for i, prompt in enumerate(prompts) if encoder.may_be_too_long(prompt)]):
+            self._tokenise(chunk)
+
+    @property
+    def cut(self) -> int:
+        """How many had to be cut."""
+        return len(self._cut)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -137,18 +177,40 @@ class EncodedRows(Sequence[Encoded]):
     def __getitem__(self, index: slice) -> list[Encoded]: ...
     def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if index not in self._encoded:
-            self._encoded[index] = self.encoder.encode(self.examples[index])
-        return self._encoded[index]
+            return self.take(range(*index.indices(len(self))))
+        return self.take([index])[0]
+
+    def __iter__(self) -> Iterator[Encoded]:
+        for chunk in _chunks(range(len(self))):
+            yield from self.take(chunk)
+
+    def take(self, indices: Sequence[int]) -> list[Encoded]:
+        """The rows at these places; those that are new are tokenised together."""
+        places = [range(len(self))[i] for i in indices]  # as a list: from the end if negative, an error if outside
+        fresh: dict[int, Encoded] = {}
+        for chunk in _chunks([i for i in dict.fromkeys(places) if self._known[i] is None]):
+            fresh |= self._tokenise(chunk)
+        return [fresh.get(i) or self._used.get(i) or self._made(i) for i in places]
+
+    def _tokenise(self, places: Sequence[int]) -> dict[int, Encoded]:
+        rows = dict(zip(places, self.encoder.encode_all([self.examples[i] for i in places]), strict=True))
+        for i, row in rows.items():
+            self._known[i] = np.array(row.ids, dtype=np.int32), row.answers
+            if row.prompt.cut:
+                self._cut[i] = row.prompt
+        self._used.update(rows)
+        return rows
+
+    def _made(self, i: int) -> Encoded:
+        known = self._known[i]
+        assert known is not None
+        prompt = self._cut.get(i) or self.encoder.prompter.prompt(self.examples[i])
+        row = self._used[i] = self.encoder.encoded(prompt, tuple(known[0].tolist()), known[1])
+        return row
 
 
-def common_prefix(rows: Iterable[Sequence[int]]) -> tuple[int, ...]:
-    """The longest run of tokens with which all rows begin."""
-    tuples = [tuple(row) for row in rows]
-    low, high = min(tuples), max(tuples)  # in sorted order the first and the last row differ the earliest
-    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return low[:n]
+def _chunks(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (places[start : start + CHUNK] for start in range(0, len(places), CHUNK))
 
 
 def micro_batches(

@@ -156,6 +156,7 @@ def plant(prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]], device: torc
     paths: list[tuple[Range, ...]] = [()] * len(prompts)
 
     def leaf(b: int, depth: int, path: tuple[Range, ...]) -> None:
+        """The rest of a prompt, with its answers."""
         start, stop = tree.put(prompts[b][depth:], depth)
         last[b] = stop - 1 if stop > start else path[-1][1] - 1
         paths[b] = (*path, (start, stop)) if stop > start else path
@@ -165,6 +166,7 @@ def plant(prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]], device: torc
             tree.blocks.append((path, (start, len(tree.ids))))
 
     def grow(low: int, high: int, depth: int, path: tuple[Range, ...]) -> None:
+        """Rows low to high in `order`, which share the tokens above `depth`."""
         while low < high:
             stop = low + 1
             while stop < high and alike[stop - 1] >= depth + WORTH:
