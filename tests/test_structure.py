@@ -23,11 +23,8 @@ FLOW = [
     "rows",
     "data",
     "prompts",
-<<<<<<< HEAD
     "tree",
-=======
     "border",
->>>>>>> eeebbba3b453c7deb47d1177b642546c2426c075
     "tokens",
     "memory",
     "guards",

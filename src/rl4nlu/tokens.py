@@ -21,12 +21,9 @@ from .prompts import Prompt, Prompter
 from .tasks import Example
 from .tree import WORTH, Tree, plant, shared_length
 
-<<<<<<< HEAD
-=======
 CHUNK = 512
 """Rows that are tokenised in one call, which a fast tokenizer does on all cores."""
 
->>>>>>> eeebbba3b453c7deb47d1177b642546c2426c075
 
 @dataclass(frozen=True)
 class Encoded:
