@@ -73,6 +73,8 @@ FLOW = [
     "workers",
     "suite",
     "new",
+    "shapes",
+    "cost",
     "check",
     "demo",
     "commands",
