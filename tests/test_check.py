@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from rl4nlu.new import write_new
 from rl4nlu.settings import RUNS
 from rl4nlu.tasks.own import read_task
 
+RL4NLU = (sys.executable, "-m", "rl4nlu")
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -82,3 +86,47 @@ def test_settings_that_are_wrong(tmp_path):
     (tmp_path / "c.yaml").write_text("task: mini/question\nkl_cof: 1\n")
     with pytest.raises(UserError, match="kl_cof: no such setting"):
         check(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("given", ["sft", "ppo", "ppo estimator: expected"])
+def test_the_memory_that_training_takes_is_foreseen(tmp_path, given):
+    """Within a quarter of the peak of the process that trains."""
+    command, _, more = given.partition(" ")
+    path = tmp_path / "run.yaml"
+    sizes = "max_tokens: 2048\nbatch_size: 64\nmax_steps: 2\nlimit: 200\neval_limit: 32\nselect_rows: 0\n"
+    values = f"task: mini/entailment\nmodel: mini\ndevice: cpu\nout: {tmp_path / 'run'}\n"
+    inner = "inner_epochs: 1\n" if command == "ppo" else ""
+    path.write_text(f"# {command}\n{values}{sizes}{inner}{more}\n")
+    said = subprocess.run([*RL4NLU, "check", str(path)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"about ([\d.]+) ([MG]B) at the peak", said)
+    assert found, said
+    foreseen = float(found[1]) * {"MB": 1e6, "GB": 1e9}[found[2]]
+    with subprocess.Popen([*RL4NLU, command, str(path)], stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(f"\n{given}: {foreseen / 1e6:.0f} MB foreseen, {peak / 1e6:.0f} MB taken")
+    assert 0.75 < foreseen / peak < 1.25
+
+
+def test_memory_that_cannot_be_foreseen_is_no_mistake(tmp_path):
+    (tmp_path / "a.yaml").write_text("# sft\ntask: mini/question\nmodel: nobody/has-this\n")
+    assert check(tmp_path / "a.yaml")[-1].startswith("note: how much memory nobody/has-this needs is not known: ")
+
+
+def test_what_is_alive_is_counted():
+    """By hand: two tensors of 4,000 bytes at a time; a view is none."""
+    import torch
+
+    from rl4nlu.shapes import Counting
+
+    with Counting() as counting:
+        one = torch.empty(1000, device="meta")
+        two = one + 1
+        del two
+        view = one.view(10, 100)
+        three = one * 2
+    assert counting.peak == 8000
+    del one, view, three
+    assert counting.small == 0

@@ -75,6 +75,8 @@ FLOW = [
     "workers",
     "suite",
     "new",
+    "shapes",
+    "cost",
     "check",
     "demo",
     "commands",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +13,10 @@ from . import data
 from .config import read_yaml, validate, with_preset
 from .errors import UserError
 from .plan import make_plan
+from .prepare import prepare_training
 from .prompts import Prompter
 from .server import check_zip
-from .settings import RUNS, SuiteSettings
+from .settings import RUNS, SuiteSettings, TrainSettings
 from .tasks import Example, Task, find, find_all
 from .tasks.own import SUFFIXES
 
@@ -67,7 +70,22 @@ def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_
             said += [
                 f"  taught by {teacher.name}: {line}" for line in check_task(teacher, folder or settings.data, rows)[:1]
             ]
+    if isinstance(settings, TrainSettings) and (settings.model or settings.init):
+        said.append(memory_of(settings.model_copy(update={"data": folder or settings.data})))
     return said
+
+
+def memory_of(settings: TrainSettings) -> str:
+    """What the training will take of memory, or why that is not known."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # of the rows all has been said
+        rows = prepare_training(settings, reopened=True)
+    from .cost import training_cost
+
+    try:
+        return str(training_cost(rows.settings, rows))
+    except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
+        reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
+        return f"note: how much memory {rows.settings.model} needs is not known: {reason}"
 
 
 def check_suite(path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int) -> list[str]:
