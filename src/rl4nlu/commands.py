@@ -3,8 +3,10 @@ it, and only then the room with the heavy imports comes in and is handed what wa
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,8 @@ def predict(args: Args) -> None:
     from .prepare import prepare_prediction
 
     prepared = prepare_prediction(run, settings)
-    from .predict import predict as run_it
+    with _uncollected():
+        from .predict import predict as run_it
 
     count = run_it(run, settings, prepared)
     print(f"{count} answers are in {settings.output}")
@@ -276,7 +279,21 @@ def _make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
     from .resume import function_of, prepare
 
     prepared = prepare(command, settings, reopened=False)
-    return function_of(command, prepared.settings)(settings, prepared)
+    with _uncollected():
+        run_it = function_of(command, prepared.settings)
+    return run_it(settings, prepared)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """For heavy imports: hardly anything that they make ever becomes garbage, so looking for it is lost time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _need(settings: Any, *names: str | None) -> None:
