@@ -286,8 +286,7 @@ def _make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """For heavy imports: hardly anything that they make ever becomes garbage, and looking for it took a sixth of their
-    time."""
+    """For heavy imports: hardly anything that they make ever becomes garbage, so looking for it is lost time."""
     was = gc.isenabled()
     gc.disable()
     try:
