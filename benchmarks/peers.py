@@ -132,6 +132,7 @@ def with_trainer(name: str, model: str, data: Path, steps: int) -> dict[str, Any
 def harness(name: str, model: str, data: Path, limit: int) -> dict[str, Any]:
     """Log-likelihoods of the label words, one request a row and word."""
     import lm_eval
+    import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -153,7 +154,8 @@ def harness(name: str, model: str, data: Path, limit: int) -> dict[str, Any]:
     }
     (folder / "rows.yaml").write_text(json.dumps(spec), encoding="utf-8")
     tasks = TaskManager(include_path=str(folder))
-    peer = HFLM(pretrained=model, batch_size=16, dtype="float32")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    peer = HFLM(pretrained=model, batch_size=16, dtype="float32", device=device)
     start = time.perf_counter()
     lm_eval.simple_evaluate(peer, tasks=["rows"], num_fewshot=0, task_manager=tasks, bootstrap_iters=0)
     return {"seconds": time.perf_counter() - start, "rows": len(rows)}
