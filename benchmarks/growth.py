@@ -23,6 +23,7 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl4nlu.forward import score
+from rl4nlu.models import quiet_peft
 from rl4nlu.tokens import micro_batches
 
 mpl.use("svg")
@@ -66,7 +67,8 @@ def model_of(case: Case) -> Any:
         tie_word_embeddings=True,
     )
     lora = LoraConfig(r=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    return get_peft_model(LlamaForCausalLM(config), lora).eval()
+    with quiet_peft():
+        return get_peft_model(LlamaForCausalLM(config), lora).eval()
 
 
 def seconds(case: Case, repeat: int = 5) -> float:
