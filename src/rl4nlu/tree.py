@@ -25,9 +25,9 @@ from torch import Tensor
 
 WORTH = 16
 """A beginning that rows share in fewer tokens than this is read anew for each: a branching costs some time itself."""
-FILLED = 0.6
+FILLED = 0.85
 """Blocks of one group are padded to the longest; it is full of real tokens at least to this share, or small."""
-SMALL = 4096
+SMALL = 2048
 """Slots of a group's attention (queries x keys) below which padding costs less than one more group."""
 
 Ids = tuple[int, ...]

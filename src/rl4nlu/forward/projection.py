@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-CHUNK = 4 << 20
+CHUNK = 2 << 20
 """Logits that are there at a time: few enough to stay in a processor's cache, and for the allocator to use their memory
 again; enough that reading the matrix anew for each of them costs little."""
 _BARE: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
