@@ -21,7 +21,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from .labels import distinguishing
 from .mixture import Mixture
 from .models import DTYPES, Policy, device_of, lora_config, quiet_peft
 from .prepare import TrainingRows
+from .rollout import RUN
 from .settings import PpoSettings, TrainSettings
 from .shapes import META, Counting, StepShapes, TreeShapes, read, whole
 from .sources import source_of
@@ -282,7 +283,7 @@ class _Look:
                 with projecting(model, partial(made_up, rows=B * K)):
                     whole(model, B * K, max(map(len, batch.prompts)) + room)
                 continue
-            tree = replace(batch, answers=((),) * B).tree
+            tree = batch.prompt_tree
             context = TreeShapes(tree, B, model.dtype, (K, room))
             with wanted_only(model), projecting(model, made_up):
                 logits_BV = read(model, len(tree.ids_N), context)[0]
@@ -294,7 +295,8 @@ class _Look:
     def draw(self, logits_MV: Tensor) -> None:
         """As `rollout.draw`."""
         logp_MV = logits_MV.float().log_softmax(-1)
-        logp_MV.double().exp().cumsum(-1)
+        p_MV = logp_MV.exp()
+        torch.nn.functional.pad(p_MV, (0, -p_MV.shape[1] % RUN))
 
 
 def _logits(hidden: Tensor, vocabulary: int, rows: int) -> Tensor:

@@ -7,7 +7,7 @@ so what is sampled does not depend on how rows are put into batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -160,10 +160,7 @@ class _TreeReader:
 
     def __init__(self, policy: Policy, batch: Batch, K: int, room: int) -> None:
         self.model = policy.model
-        # what is sampled follows the prompts: they alone are read
-        self.branches, self.logits_BV = read_prompts(
-            self.model, replace(batch, answers=((),) * len(batch.rows)), K, room
-        )
+        self.branches, self.logits_BV = read_prompts(self.model, batch, K, room)
         self.rows = torch.arange(len(batch.rows))
 
     def first(self) -> Tensor:

@@ -68,6 +68,11 @@ class Batch:
         """What goes through the model where rows share what they have in common."""
         return plant(self.prompts, self.answers, self.answer_BKA.device)
 
+    @cached_property
+    def prompt_tree(self) -> Tree:
+        """The same of the prompts alone, whose answers are to be sampled."""
+        return plant(self.prompts, [()] * len(self.prompts), self.answer_BKA.device)
+
 
 class Encoder:
     """Encodes the prompts of one prompter for one tokenizer; `border.py` says what is whose token."""

@@ -19,7 +19,7 @@ count, D width, V vocabulary. Masks: True = counts.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,31 +93,30 @@ def _project(
     head = model.get_output_embeddings()
     own_forward = head.forward
     kept: list[Tensor] = []
-    column_C = column_I = torch.empty(0)
-    if closed and is_plain(head):
-        column_C, column_I = token_I.unique(return_inverse=True)
+    plain = is_plain(head)
+    columns = closed and plain
+    bare = not closed and plain and not head.weight.requires_grad and is_bare(model)
+    column_C, column_I = token_I.unique(return_inverse=True) if columns else (token_I, token_I)
 
     def project(hidden: Tensor) -> Tensor:
         hidden_MD = hidden.flatten(0, -2)
         if not picked:
             hidden_MD = hidden_MD.index_select(0, want_M)
         kept.append(hidden_MD)
-        if closed and is_plain(head):
+        if columns:
             bias_C = None if head.bias is None else head.bias[column_C]
             return nn.functional.linear(hidden_MD, head.weight[column_C], bias_C)[None]
-        if is_bare_:
+        if bare:
             return hidden_MD.new_empty((1, 0, 1))
         return own_forward(hidden_MD[None])
 
-    is_bare_ = not closed and not head.weight.requires_grad and is_bare(model)
-    stop.poll()
     with reader.reading(model) as picked, projecting(model, project):
         logits = reader.read(want_M)
     (hidden_MD,) = kept
     nothing_M = hidden_MD.new_zeros(len(want_M), dtype=torch.float32)
-    if closed and is_plain(head):
+    if columns:
         return hidden_MD, logits[0, state_I, column_I].float(), nothing_M
-    if is_bare_:
+    if bare:
         return hidden_MD, *token_logp(hidden_MD, head, state_I, token_I, entropy)
     logits_MV = logits[0].float()
     norm_M = logits_MV.logsumexp(-1)
@@ -165,6 +164,7 @@ class _Plain:
         return contextlib.nullcontext(False)
 
     def read(self, want_M: Tensor) -> Tensor:
+        stop.poll()
         return self.model(input_ids=self.ids, attention_mask=self.mask.long(), use_cache=False).logits
 
 
@@ -192,7 +192,7 @@ def read_prompts(model: Model, batch: Batch, answers: int, room: int) -> tuple[B
     Returns:
         what to go on from (see `more`), and the logits behind each prompt, (B, V).
     """
-    tree = batch.tree
+    tree = batch.prompt_tree
     branches = Branches(tree, answers, room)
     own_forward = model.get_output_embeddings().forward
     want_W, which_B = tree.last_B.unique(return_inverse=True)
@@ -248,7 +248,7 @@ def _step_by_step(model: Model, batch: Batch) -> Tensor:
     """As `score`, one token after the other, as answers are sampled."""
     B, K, A = batch.answer_BKA.shape
     everywhere = torch.ones_like(batch.answer_mask_BKA[:, :, 0])
-    branches, logits_BV = read_prompts(model, replace(batch, answers=((),) * B), K, A)
+    branches, logits_BV = read_prompts(model, batch, K, A)
     logits_BKV = logits_BV[:, None].expand(-1, K, -1)
     found = []
     for a in range(A):

@@ -1,7 +1,7 @@
 """Attention over a tree of tokens, as a function that transformers' models call in place of their own.
 
 `model(..., context=one)` hands a context down to every layer's attention; it is a `TreeAttention` where a whole tree is
-read, a `decode.Step` where one more token of every answer is. Without a context the models attend as they always do.
+read, `decode.Branches` where one more token of every answer is. Without a context the models attend as they always do.
 
 Shapes: H heads, G key/value heads, N tokens, D a head's width; others as in tree.py.
 """
@@ -173,14 +173,12 @@ class TreeAttention:
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, how: How) -> Tensor:
     """Queries (n, H, T, D), keys and values (n, G, S, D) -> (n, H, T, D); without a bias attention is causal."""
     times = query.shape[1] // key.shape[1]
+    if times > 1:
+        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
     if how.softcap is None:
-        if times > 1:
-            key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
         return scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=how.dropout, is_causal=bias is None, scale=how.scale
         )
-    if times > 1:
-        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
     score = query @ key.transpose(2, 3) * how.scale
     score = torch.tanh(score / how.softcap) * how.softcap
     if bias is None:

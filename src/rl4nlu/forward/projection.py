@@ -58,7 +58,7 @@ def is_plain(head: nn.Module) -> bool:
 
 @torch.no_grad()
 def is_bare(model: Any) -> bool:
-    """Whether the model's logits are those of its output embedding, a plain matrix product: found by trial, once."""
+    """Whether the model's logits are those of its output embedding, which is plain: found by trial, once."""
     head = model.get_output_embeddings()
     if head not in _BARE:
         seen: list[Tensor] = []
@@ -68,7 +68,7 @@ def is_bare(model: Any) -> bool:
             logits = model(input_ids=ids, use_cache=False).logits
         finally:
             handle.remove()
-        _BARE[head] = is_plain(head) and torch.equal(logits, seen[0])
+        _BARE[head] = torch.equal(logits, seen[0])
     return _BARE[head]
 
 
