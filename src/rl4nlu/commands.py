@@ -3,10 +3,8 @@ it, and only then the room with the heavy imports comes in and is handed what wa
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +82,7 @@ def predict(args: Args) -> None:
     from .prepare import prepare_prediction
 
     prepared = prepare_prediction(run, settings)
-    with _uncollected():
-        from .predict import predict as run_it
+    from .predict import predict as run_it
 
     count = run_it(run, settings, prepared)
     print(f"{count} answers are in {settings.output}")
@@ -279,21 +276,7 @@ def _make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
     from .resume import function_of, prepare
 
     prepared = prepare(command, settings, reopened=False)
-    with _uncollected():
-        run_it = function_of(command, prepared.settings)
-    return run_it(settings, prepared)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """For heavy imports: hardly anything that they make ever becomes garbage, so looking for it is lost time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+    return function_of(command, prepared.settings)(settings, prepared)
 
 
 def _need(settings: Any, *names: str | None) -> None:
