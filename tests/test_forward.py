@@ -56,7 +56,7 @@ def test_equals_plain_passes_with_gradients(name):
         model.zero_grad()
         found = torch.zeros(())
         for batch in micro_batches(rows, 10_000, pad=0):
-            scores = score(model, batch, shared, entropy=True, value_head=value_head)
+            scores = score(model, batch, shared, entropy="gradient", value_head=value_head)
             for i, b in enumerate(batch.rows):
                 for k, answer in enumerate(answers):
                     logp, entropy, values = alone(model, rows[b][0], answer, value_head)
@@ -161,7 +161,7 @@ def test_frozen_output_embedding_gives_the_same_gradients(name):
         model = tiny(name)
         head = model.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=not frozen)  # tied no more
-        scores = score(model, batch, shared=True, entropy=True)
+        scores = score(model, batch, shared=True, entropy="gradient")
         weight = torch.linspace(0.5, 2.0, scores.logp_BKA.numel()).view_as(scores.logp_BKA)
         (weight * (scores.logp_BKA - 0.3 * scores.entropy_BKA)).sum().backward()
         numbers.append(scores)

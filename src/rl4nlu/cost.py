@@ -34,9 +34,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from . import optim
 from .ask import CHUNK as ROWS
 from .ask import Question, encode
-from .forward import projection
+from .forward import Entropy
 from .forward.last_layer import wanted_only
-from .forward.projection import projecting
+from .forward.projection import part_of_vocabulary, projecting
 from .labels import distinguishing
 from .mixture import Mixture
 from .models import DTYPES, Policy, device_of, lora_config, quiet_peft
@@ -216,9 +216,9 @@ class _Look:
             for grad in (False, False, True):
                 with_gold = grad and settings.sft_coef > 0
                 now: Rows = [(row.ids, [*written, row.answers[row.gold]]) for row in chosen] if with_gold else rows
-                self.passes(now, grad, entropy=grad)
+                self.passes(now, grad, entropy=("gradient" if settings.entropy_coef else "value") if grad else "none")
 
-    def passes(self, rows: Rows, grad: bool, closed: bool = False, entropy: bool = False) -> None:
+    def passes(self, rows: Rows, grad: bool, closed: bool = False, entropy: Entropy = "none") -> None:
         """The forward pass of all rows, and the backward pass."""
         size = getattr(self.settings, "minibatch", None) if grad else None
         batches = micro_batches(rows[: size or len(rows)], self.settings.max_tokens, 0, "cpu")
@@ -226,7 +226,7 @@ class _Look:
             for _, batch in zip(range(MOST), batches, strict=False):
                 self.one(batch, grad, closed, entropy)
 
-    def one(self, batch: Batch, grad: bool, closed: bool, entropy: bool) -> None:
+    def one(self, batch: Batch, grad: bool, closed: bool, entropy: Entropy) -> None:
         """One micro-batch."""
         kept: list[Any] = []
         tree = batch.tree
@@ -255,20 +255,22 @@ class _Look:
         if grad:
             kept[0].backward(torch.empty_like(kept[0]))
 
-    def logits(self, hidden_MD: Tensor, grad: bool, closed: bool, entropy: bool, kept: list[Any]) -> None:
-        """What the projection takes: a chunk of logits for a moment, and what its gradient is made of."""
+    def logits(self, hidden_MD: Tensor, grad: bool, closed: bool, entropy: Entropy, kept: list[Any]) -> None:
+        """What the projection takes: some logits for a moment, and what its gradient is made of."""
         vocabulary = self.policy.model.get_output_embeddings().weight.shape[0]
         if closed:
             return
-        times = 3 if entropy else 1
-        rows = min(len(hidden_MD), max(1, projection.CHUNK // vocabulary)) if self.bare else len(hidden_MD)
+        states, words, sums = len(hidden_MD), vocabulary, 0
         if not self.bare:
-            kept += [torch.empty((rows, vocabulary), device=META) for _ in range(3)] if grad else []
-        elif grad:
-            kept += [torch.empty_like(hidden_MD) for _ in range(1 + entropy)]
-        chunk = [torch.empty((rows, vocabulary), device=META) for _ in range(times)]
+            kept += [torch.empty((states, vocabulary), device=META) for _ in range(3)] if grad else []
+        else:
+            words = part_of_vocabulary(states, vocabulary, device_of(self.settings.device))
+            sums = 1 + (entropy == "gradient") if grad else 0
+        kept += [torch.empty_like(hidden_MD) for _ in range(sums)]
+        here = [torch.empty((states, words), device=META) for _ in range(1 if entropy == "none" else 2)]
+        here += [torch.empty(hidden_MD.shape, device=META) for _ in range(sums)]
         if hidden_MD.dtype != torch.float32:
-            chunk.append(hidden_MD.new_empty((rows, vocabulary)))
+            here.append(hidden_MD.new_empty((states, words)))
 
     @torch.no_grad()
     def sample(self, chosen: Sequence[Encoded], K: int, room: int) -> None:

@@ -304,7 +304,7 @@ class Goal:
     ) -> tuple[Loss, tuple[Tensor, Tensor]]:
         """Over the actions that were sampled; and log-probabilities and mask of the gold answers."""
         rollout, settings = self.rollout, self.settings
-        now = rescore(policy, batch, rollout, at, settings.sft_coef > 0, kept)
+        now = rescore(policy, batch, rollout, at, settings, kept)
         K, A = len(rollout.mask_NA) // len(rollout.rows), now.logp_nA.shape[1]
         n = torch.tensor([p * K + k for p in at for k in range(K)], device=self.advantage_NA.device)
         loss = ppo_loss(

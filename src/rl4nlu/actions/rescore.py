@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..forward import Scores
 from ..models import Policy
+from ..settings import PpoSettings
 from ..tokens import Batch
 from .labels import gold_labels, score_labels
 from .record import ActionScores, Kept, Rollout
@@ -20,7 +21,7 @@ def rescore(
     batch: Batch,
     rollout: Rollout,
     prompts: Sequence[int],
-    with_gold: bool = False,
+    settings: PpoSettings,
     kept: Kept | None = None,
 ) -> ActionScores:
     """Score actions again, with gradients.
@@ -30,7 +31,7 @@ def rescore(
         batch: micro-batch of `rows_to_rescore`.
         rollout: what was done.
         prompts: which prompt of the rollout each row of the batch is.
-        with_gold: as in `rows_to_rescore`.
+        settings: of the run: an SFT term also needs the gold answers, which stand last in the batch's rows.
         kept: a pass over this very batch that was done already.
     """
     if rollout.label_BK is not None:
@@ -46,11 +47,11 @@ def rescore(
             gold_logp_b1,
             torch.ones_like(gold_logp_b1, dtype=torch.bool),
         )
-    scores = kept.scores if kept is not None else score_with_entropy(policy, batch)
+    scores = kept.scores if kept is not None else score_with_entropy(policy, batch, settings)
     assert isinstance(scores, Scores)
     assert scores.entropy_BKA is not None
     value_BKA = torch.zeros_like(scores.logp_BKA) if scores.value_BKA is None else scores.value_BKA
-    K = batch.answer_BKA.shape[1] - with_gold
+    K = batch.answer_BKA.shape[1] - (settings.sft_coef > 0)
     place_nA = rollout.place_NA.view(len(rollout.rows), K, -1)[list(prompts)].flatten(0, 1)
     logp_nA, entropy_nA, value_nA = (
         at_places(x_BKA[:, :K].flatten(0, 1), place_nA) for x_BKA in (scores.logp_BKA, scores.entropy_BKA, value_BKA)

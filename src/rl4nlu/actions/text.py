@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..forward import Scores, score
+from ..forward import Entropy, Scores, score
 from ..guards import check_finite
 from ..models import Policy
 from ..rewards import Reward
@@ -34,7 +34,7 @@ def write_text(
     place_NA, mask_NA = pad_right([one.places for one in written], 0)
     place_NA, mask_NA = place_NA.to(policy.device), mask_NA.to(policy.device)
     asked_rows = with_gold_answers(rows, chosen) if settings.sft_coef else rows
-    kept = keep(policy, asked_rows, chosen, settings, lambda batch: score_with_entropy(policy, batch))
+    kept = keep(policy, asked_rows, chosen, settings, lambda batch: score_with_entropy(policy, batch, settings))
     logp_NA, value_NA = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, True, kept)
     with policy.as_reference():
         ref_logp_NA, _ = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, False)
@@ -124,9 +124,10 @@ def _score_all(
     return logp_NA, value_NA
 
 
-def score_with_entropy(policy: Policy, batch: Batch) -> Scores:
-    """All that the forward pass can say."""
-    return score(policy.model, batch, policy.shared, entropy=True, value_head=policy.value_head)
+def score_with_entropy(policy: Policy, batch: Batch, settings: PpoSettings) -> Scores:
+    """All that the forward pass can say; the entropy's gradient only if the loss has an entropy term."""
+    entropy: Entropy = "gradient" if settings.entropy_coef else "value"
+    return score(policy.model, batch, policy.shared, entropy, policy.value_head)
 
 
 def with_gold_answers(rows: Sequence, chosen: Sequence[Encoded]) -> list:

@@ -30,6 +30,7 @@ from ..tokens import Batch, micro_batches
 from .attention import Attends, TreeAttention, use
 from .decode import Branches
 from .last_layer import wanted_only
+from .projection import Entropy as Entropy
 from .projection import is_bare, is_plain, projecting, token_logp
 
 Model = Any
@@ -51,7 +52,7 @@ def score(
     model: Model,
     batch: Batch,
     shared: bool,
-    entropy: bool = False,
+    entropy: Entropy = "none",
     value_head: nn.Module | None = None,
     closed: bool = False,
 ) -> Scores:
@@ -61,13 +62,13 @@ def score(
         model: a causal language model, with or without adapters.
         batch: micro-batch with K >= 1 answers a row.
         shared: whether the model computes the tree way exactly (see `shares_prefix`).
-        entropy: also the entropy of each token's distribution.
+        entropy: also the entropy of each token's distribution, as a number or with its gradient.
         value_head: maps a hidden state (D) to a value (1); also the value of each token's state.
         closed: the answers are compared with each other only: what is given for `logp_BKA` may differ from it by a
             number of each state, the same for all tokens behind it, so that most of the vocabulary need not be read.
     """
     assert batch.answer_BKA.shape[1] >= 1, "score needs answers"
-    assert not (closed and entropy), "the entropy is that of the whole vocabulary"
+    assert not closed or entropy == "none", "the entropy is that of the whole vocabulary"
     mask_BKA = batch.answer_mask_BKA
     at_I = mask_BKA.nonzero(as_tuple=True)
     token_I = batch.answer_BKA[at_I]
@@ -78,7 +79,7 @@ def score(
     def laid_out(x_I: Tensor) -> Tensor:
         return x_I.new_zeros(mask_BKA.shape).index_put(at_I, x_I)
 
-    entropy_BKA = laid_out(entropy_M[state_I]) if entropy else None
+    entropy_BKA = laid_out(entropy_M[state_I]) if entropy != "none" else None
     value_BKA = None
     if value_head is not None:
         value_M = value_head(hidden_MD.float()).squeeze(-1)
@@ -87,7 +88,13 @@ def score(
 
 
 def _project(
-    model: Model, reader: _Tree | _Plain, want_M: Tensor, state_I: Tensor, token_I: Tensor, entropy: bool, closed: bool
+    model: Model,
+    reader: _Tree | _Plain,
+    want_M: Tensor,
+    state_I: Tensor,
+    token_I: Tensor,
+    entropy: Entropy,
+    closed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """States, log-probabilities of the tokens behind them, entropies."""
     head = model.get_output_embeddings()
@@ -121,8 +128,9 @@ def _project(
     logits_MV = logits[0].float()
     norm_M = logits_MV.logsumexp(-1)
     entropy_M = nothing_M
-    if entropy:
-        entropy_M = norm_M - ((logits_MV - norm_M[:, None]).exp() * logits_MV).sum(-1)
+    if entropy != "none":
+        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "gradient"):
+            entropy_M = norm_M - ((logits_MV - norm_M[:, None]).exp() * logits_MV).sum(-1)
     return hidden_MD, logits_MV[state_I, token_I] - norm_M[state_I], entropy_M
 
 
