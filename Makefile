@@ -1,6 +1,7 @@
 # Two commands set everything up on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 REPEAT ?= 3
+DEVICE ?= cpu
 BIN := .venv/bin
 
 .venv/installed: pyproject.toml constraints.txt
@@ -40,7 +41,7 @@ fix: .venv/installed         ## mend format and generated docs
 bench: .venv/installed       ## rl4nlu and its peers side by side, on the official files in DATA; writes docs/benchmarks.md
 	sh benchmarks/environments.sh build/peers $(PYTHON)
 	test -d build/models/llama15m || $(BIN)/python benchmarks/models.py build/models --data $(DATA)
-	$(BIN)/python benchmarks/bench.py --data $(DATA) --model build/models/llama15m --environments build/peers --repeat $(REPEAT)
+	$(BIN)/python benchmarks/bench.py --data $(DATA) --model build/models/llama15m --environments build/peers --repeat $(REPEAT) --device $(DEVICE)
 
 speed: .venv/installed       ## examples a second of every stage with the bundled model
 	$(BIN)/python benchmarks/speed.py

@@ -1,4 +1,4 @@
-"""rl4nlu and its peers side by side:  make bench DATA=DIR [REPEAT=3]
+"""rl4nlu and its peers side by side:  make bench DATA=DIR [REPEAT=3] [DEVICE=cpu]
 
 Each side is a process of its own; the sides take turns, and the medians of all turns and their ratio are quoted. Every
 measurement is a line of build/bench/measurements.jsonl; the table goes into docs/benchmarks.md. Stopped half-way, it
@@ -33,13 +33,17 @@ WORKS = {
 }
 """Work -> what it is, the peer, the ratio that is the goal."""
 OLD = ("ppo", "ppo-short")
+DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
+"""Of both sides."""
 
 
 def measure(python: str, script: str, name: str, given: argparse.Namespace) -> dict[str, Any]:
     """One process; its last line of output is the measurement."""
     command = [python, str(HERE / script), name, "--model", str(given.model), "--data", str(given.data)]
+    command += ["--device", given.device]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     if script == "ours.py":
+        command += ["--dtype", DTYPE[given.device]]
         environment["GOMP_SPINCOUNT"] = "10000"  # as the command line sets it
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
     if done.returncode:
@@ -48,9 +52,9 @@ def measure(python: str, script: str, name: str, given: argparse.Namespace) -> d
     return found
 
 
-def rate() -> float:
+def rate(device: str) -> float:
     """The machine's matrix rate, measured while nothing else runs."""
-    command = [sys.executable, str(HERE / "limit.py")]
+    command = [sys.executable, str(HERE / "limit.py"), "--device", device]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     return float(json.loads(done.stdout)["gflop_per_s"])
 
@@ -60,7 +64,7 @@ def speed(one: dict[str, Any]) -> float:
     return float(one["examples_per_s"]) if "examples_per_s" in one else one["rows"] / one["seconds"]
 
 
-def table(lines: list[dict[str, Any]]) -> str:
+def table(lines: list[dict[str, Any]], device: str) -> str:
     """The measurements as a Markdown table."""
     limit = statistics.median(line["gflop_per_s"] for line in lines)
     rows = [
@@ -76,10 +80,9 @@ def table(lines: list[dict[str, Any]]) -> str:
         a, b = (statistics.median(map(speed, side)) for side in (ours, theirs))
         share = statistics.median(one["gflop"] / one["seconds"] for one in ours) / limit
         rows.append(f"| {what} | {peer} | {b:.2f} | {a:.2f} | {a / b:.1f}x | {goal}x | {share:.0%} | {len(ours)} |")
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    return "\n".join(
-        [*rows, "", f"Machine: {machine}, float32 matrix product {limit:.0f} GFLOP/s (median over the turns)."]
-    )
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {device}"
+    product = f"{DTYPE[device]} matrix product {limit:.0f} GFLOP/s (median over the turns)"
+    return "\n".join([*rows, "", f"Machine: {machine}, {product}."])
 
 
 def main() -> None:
@@ -89,6 +92,7 @@ def main() -> None:
     words.add_argument("--model", type=Path, required=True)
     words.add_argument("--environments", type=Path, required=True)
     words.add_argument("--out", type=Path, default=Path("build/bench"))
+    words.add_argument("--device", choices=list(DTYPE), default="cpu")
     words.add_argument("--repeat", type=int, default=3)
     words.add_argument("--only", default=",".join(WORKS))
     given = words.parse_args()
@@ -100,7 +104,7 @@ def main() -> None:
         for name in given.only.split(","):
             if sum(one["work"] == name and one["side"] == "peer" for one in lines) > turn:
                 continue
-            limit = rate()
+            limit = rate(given.device)
             peers = given.environments / ("old" if name in OLD else "new") / "bin" / "python"
             # what the peer cannot do (stop at a tag) it does as it can: the whole 20 tokens
             both = [measure(sys.executable, "ours.py", name, given), measure(str(peers), "peers.py", name, given)]
@@ -112,7 +116,7 @@ def main() -> None:
             console.print(f"turn {turn + 1} {name}: {speed(both[0]):.2f} against {speed(both[1]):.2f} examples/s")
     page = PAGE.read_text(encoding="utf-8")
     before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    PAGE.write_text(f"{before}{BEGIN}\n{table(lines)}\n{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{table(lines, given.device)}\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

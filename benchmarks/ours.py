@@ -25,7 +25,7 @@ from rl4nlu import ppo, sft
 from rl4nlu.ask import Question, ask
 from rl4nlu.config import validate
 from rl4nlu.mixture import Mixture
-from rl4nlu.models import load_policy
+from rl4nlu.models import Policy, load_policy
 from rl4nlu.prompts import Prompt, Prompter
 from rl4nlu.run import Run
 from rl4nlu.settings import EvaluateSettings, PpoSettings, SftSettings
@@ -58,59 +58,69 @@ def asked(policy: Any, texts: Sequence[tuple[str, int]], endings: Sequence[str])
     return Question(prompter.task, prompter, EncodedRows(encoder, examples))
 
 
-def train(name: str, model: str, data: Path, steps: int, dtype: str) -> dict[str, Any]:
-    """Examples a second of a training command."""
-    module: Any = sft if name == "sft" else ppo
+def settings_of(name: str, steps: int, target: str = "q_proj,v_proj") -> Any:
+    """The settings of a training command."""
     given: dict[str, Any] = {
         "task": "glue/rte",
-        "model": model,
-        "dtype": dtype,
         "batch_size": work.BATCH,
         "max_steps": steps,
         "select_rows": 0,
-        "lora": {"r": work.LORA_R, "alpha": work.LORA_ALPHA, "dropout": 0.0, "target": "q_proj,v_proj"},
+        "lora": {"r": work.LORA_R, "alpha": work.LORA_ALPHA, "dropout": 0.0, "target": target},
     }
     if name == "sft":
-        settings: Any = validate(SftSettings, given)
-    else:
-        tokens = work.SHORT_TOKENS if name == "ppo-short" else work.ANSWER_TOKENS
-        given |= {"answers": 1, "answer_tokens": tokens, "inner_epochs": work.INNER_EPOCHS, "optimizer": "adafactor"}
-        given |= {"kl_coef": 0.2}
-        if name == "rloo":  # the peer's batch is of answers, two a prompt
-            given |= {
-                "estimator": "rloo",
-                "answers": 2,
-                "batch_size": work.BATCH // 2,
-                "skip_flat": False,
-                "optimizer": "adamw",
-            }
-        settings = validate(PpoSettings, given)
-    policy = load_policy(model, dtype=dtype, lora=settings.lora)
-    if name.startswith("ppo"):
-        policy.add_value_head()
-    rows = work.rte(data, "train")[: work.BATCH * steps]
+        return validate(SftSettings, given)
+    tokens = work.SHORT_TOKENS if name == "ppo-short" else work.ANSWER_TOKENS
+    given |= {"answers": 1, "answer_tokens": tokens, "inner_epochs": work.INNER_EPOCHS, "optimizer": "adafactor"}
+    given |= {"kl_coef": 0.2}
+    if name == "rloo":  # the peer's batch is of answers, two a prompt
+        given |= {
+            "estimator": "rloo",
+            "answers": 2,
+            "batch_size": work.BATCH // 2,
+            "skip_flat": False,
+            "optimizer": "adamw",
+        }
+    return validate(PpoSettings, given)
+
+
+def mixture_of(policy: Policy, rows: Sequence[tuple[str, str]], settings: Any) -> Mixture:
+    """Prompts and right answers as the rows of a training."""
     answers = [f" {word}{work.CLOSE}" for word in ("Yes", "No")]
-    texts = [(work.prompt(row), answers.index(work.gold(row))) for row in rows]
-    mixture = Mixture([asked(policy, texts, answers)], settings, "benchmark")
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder))
-        module.train(policy, mixture, [], settings, run)
+    texts = [(prompt, answers.index(gold)) for prompt, gold in rows]
+    return Mixture([asked(policy, texts, answers)], settings, "benchmark")
+
+
+def steps_of(policy: Policy, rows: Sequence[tuple[str, str]], settings: Any) -> list[dict[str, Any]]:
+    """Train; what each step reported.
+
+    Args:
+        policy: with adapter, and for PPO a value head.
+        rows: prompts and right answers, as many as are trained on.
+        settings: from `settings_of`.
+    """
+    module: Any = ppo if isinstance(settings, PpoSettings) else sft
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        module.train(policy, mixture_of(policy, rows, settings), [], settings, Run(Path(folder)))
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    times = [settings.batch_size / json.loads(line)["examples_per_second"] for line in lines][1:]
-    gflop = limit.training(policy, [row for step in range(1, steps) for row in mixture.batch(step)], settings) / (
-        steps - 1
-    )
+    return [json.loads(line) for line in lines]
+
+
+def train(policy: Policy, rows: Sequence[tuple[str, str]], settings: Any) -> dict[str, Any]:
+    """Examples a second of a training command, of at least two steps; arguments as of `steps_of`."""
+    times = [settings.batch_size / one["examples_per_second"] for one in steps_of(policy, rows, settings)][1:]
+    mixture = mixture_of(policy, rows, settings)
+    trained_on = [row for step in range(1, settings.max_steps) for row in mixture.batch(step)]
     # of rloo an example is an answer, as it is for the peer
     return {
         "examples_per_s": work.BATCH / statistics.median(times),
-        "gflop": gflop,
+        "gflop": limit.training(policy, trained_on, settings) / len(times),
         "seconds": statistics.median(times),
     }
 
 
-def score(name: str, model: str, data: Path, dtype: str, most: int) -> dict[str, Any]:
+def score(name: str, model: str, data: Path, device: str, dtype: str, most: int) -> dict[str, Any]:
     """Seconds for scoring all rows."""
-    policy = load_policy(model, dtype=dtype)
+    policy = load_policy(model, device, dtype)
     texts, endings = work.scoring(name, data, most)
     settings = validate(EvaluateSettings, {"task": "glue/rte", "model": model})
     list(ask(policy, asked(policy, texts[:8], endings), "score", settings))  # the first time is not counted
@@ -130,15 +140,21 @@ def main() -> None:
     words.add_argument("work", choices=work.NAMES)
     words.add_argument("--model", required=True)
     words.add_argument("--data", type=Path, required=True)
+    words.add_argument("--device", default="cpu")
     words.add_argument("--dtype", default="float32")
     words.add_argument("--steps", type=int, default=6)
     words.add_argument("--limit", type=int, default=400)
     given = words.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):
         if given.work in work.SCORING:
-            found = score(given.work, given.model, given.data, given.dtype, given.limit)
+            found = score(given.work, given.model, given.data, given.device, given.dtype, given.limit)
         else:
-            found = train(given.work, given.model, given.data, given.steps, given.dtype)
+            settings = settings_of(given.work, given.steps)
+            policy = load_policy(given.model, given.device, given.dtype, settings.lora)
+            if given.work.startswith("ppo"):
+                policy.add_value_head()
+            rows = [(work.prompt(row), work.gold(row)) for row in work.rte(given.data, "train")]
+            found = train(policy, rows[: work.BATCH * given.steps], settings)
     print(json.dumps({"side": "rl4nlu", "work": given.work, **found}))
 
 

@@ -25,20 +25,24 @@ import work
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def ppo(model: str, data: Path, steps: int) -> dict[str, Any]:
-    """Sample, reward, four inner epochs."""
+def ppo(model: str, data: Path, steps: int, device: str) -> dict[str, Any]:
+    """Sample, reward, four inner epochs. A folder without weights stands for random ones."""
     import torch
     from peft import LoraConfig
-    from transformers import Adafactor, AutoTokenizer
+    from transformers import Adafactor, AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = tokenizer.eos_token
     lora = LoraConfig(r=work.LORA_R, lora_alpha=work.LORA_ALPHA, use_rslora=True, task_type="CAUSAL_LM")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    policy = AutoModelForCausalLMWithValueHead.from_pretrained(model, peft_config=lora, torch_dtype=dtype).to(device)
+    if any(Path(model).glob("*.safetensors")):
+        base = AutoModelForCausalLM.from_pretrained(model, torch_dtype=dtype)
+    else:
+        with torch.device(device):
+            base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model), torch_dtype=dtype)
+    policy = AutoModelForCausalLMWithValueHead.from_pretrained(base, peft_config=lora).to(device)
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     optimizer = Adafactor(weights, lr=9e-6, scale_parameter=False, relative_step=False, warmup_init=False)
     config = PPOConfig(
@@ -64,10 +68,12 @@ def ppo(model: str, data: Path, steps: int) -> dict[str, Any]:
         if device == "cuda":
             torch.cuda.synchronize()
         spans.append(time.perf_counter() - start)
+    if device == "cuda":
+        print(f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", file=sys.stderr)
     return {"examples_per_s": work.BATCH / statistics.median(spans[1:])}
 
 
-def with_trainer(name: str, model: str, data: Path, steps: int) -> dict[str, Any]:
+def with_trainer(name: str, model: str, data: Path, steps: int, device: str) -> dict[str, Any]:
     """A trainer of TRL 1.16, timed by a callback."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -91,7 +97,9 @@ def with_trainer(name: str, model: str, data: Path, steps: int) -> dict[str, Any
         "save_strategy": "no",
         "logging_steps": 1000,
         "disable_tqdm": True,
-        "bf16": False,
+        "bf16": device == "cuda",
+        "use_cpu": device == "cpu",
+        "model_init_kwargs": {"dtype": "bfloat16" if device == "cuda" else "float32"},
         "gradient_checkpointing": False,
     }
     lora = LoraConfig(r=work.LORA_R, lora_alpha=work.LORA_ALPHA, use_rslora=True, task_type="CAUSAL_LM")
@@ -129,10 +137,9 @@ def with_trainer(name: str, model: str, data: Path, steps: int) -> dict[str, Any
     return {"examples_per_s": work.BATCH / statistics.median(b - a for a, b in pairwise(marks))}
 
 
-def harness(name: str, model: str, data: Path, limit: int) -> dict[str, Any]:
+def harness(name: str, model: str, data: Path, limit: int, device: str) -> dict[str, Any]:
     """Log-likelihoods of the label words, one request a row and word."""
     import lm_eval
-    import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -154,8 +161,8 @@ def harness(name: str, model: str, data: Path, limit: int) -> dict[str, Any]:
     }
     (folder / "rows.yaml").write_text(json.dumps(spec), encoding="utf-8")
     tasks = TaskManager(include_path=str(folder))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    peer = HFLM(pretrained=model, batch_size=16, dtype="float32", device=device)
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    peer = HFLM(pretrained=model, batch_size=16, dtype=dtype, device=device)
     start = time.perf_counter()
     lm_eval.simple_evaluate(peer, tasks=["rows"], num_fewshot=0, task_manager=tasks, bootstrap_iters=0)
     return {"seconds": time.perf_counter() - start, "rows": len(rows)}
@@ -167,17 +174,18 @@ def main() -> None:
     words.add_argument("work", choices=work.NAMES)
     words.add_argument("--model", required=True)
     words.add_argument("--data", type=Path, required=True)
+    words.add_argument("--device", default="cpu")
     words.add_argument("--steps", type=int, default=3)
     words.add_argument("--limit", type=int, default=400)
     given = words.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):
         if given.work in work.SCORING:
-            found = harness(given.work, given.model, given.data, given.limit)
+            found = harness(given.work, given.model, given.data, given.limit, given.device)
         else:
             if given.work.startswith("ppo"):
-                found = ppo(given.model, given.data, given.steps)
+                found = ppo(given.model, given.data, given.steps, given.device)
             else:
-                found = with_trainer(given.work, given.model, given.data, given.steps)
+                found = with_trainer(given.work, given.model, given.data, given.steps, given.device)
     print(json.dumps({"side": "peer", "work": given.work, **found}), file=sys.__stdout__)
 
 

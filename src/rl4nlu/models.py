@@ -168,7 +168,24 @@ def load_policy(
         raise UserError(cannot_load(name, wrong, "a causal language model")) from None
     if model.get_output_embeddings() is None:
         raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
-    model = model.to(place).eval().requires_grad_(False)
+    return around(name, model.to(place), tokenizer, lora, adapter, reference, seed)
+
+
+def around(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    lora: LoraSettings | None = None,
+    adapter: Path | None = None,
+    reference: bool = False,
+    seed: int = 0,
+) -> Policy:
+    """The policy of a base model that is in memory; the other arguments are as of `load_policy`.
+
+    Raises:
+        UserError: there is no such adapter, or the settings do not fit the model.
+    """
+    model = model.eval().requires_grad_(False)
     shared = shares_prefix(model)
     if not shared:
         print(f"note: {type(model).__name__} cannot share a prefix exactly; whole sequences are run, which is slower")

@@ -149,7 +149,7 @@ class _TokenLogp(torch.autograd.Function):
             if entropy != "none":
                 z_vM *= p_vM
                 weighted_M = (weighted_M + less_M * mass_M) * shrink_M + z_vM.sum(0)
-                if slope_MD is not None:
+                if slope_MD is not None and mean_MD is not None:
                     slope_MD.addcmul_(mean_MD, less_M[:, None])
                     _add(slope_MD, shrink_M, z_vM, weight_vD)
             mass_M = mass_M * shrink_M + p_vM.sum(0)
