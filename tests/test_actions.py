@@ -63,14 +63,15 @@ def test_labels_are_drawn_from_the_closed_set_that_is_scored():
     assert (np.abs(drawn - expected) <= 4 * spread).all()
 
 
+@pytest.mark.parametrize("max_tokens", [256, 4096])
 @pytest.mark.parametrize("actions", ["free", "labels"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_the_first_step_starts_at_the_reference(estimator, actions):
+def test_the_first_step_starts_at_the_reference(estimator, actions, max_tokens):
     if estimator == "expected" and actions == "free":
         with pytest.raises(UserError, match="leave out --actions free"):
             settings(estimator=estimator, actions=actions)
         return
-    chosen = settings(estimator=estimator, actions=actions, answers=3, max_tokens=256)
+    chosen = settings(estimator=estimator, actions=actions, answers=3, max_tokens=max_tokens)
     policy, rows = start(chosen)
     rollout = roll_out(policy, rows, chosen, step=0, longest=8)
     assert rollout.stats["kl"] == 0.0
@@ -81,6 +82,24 @@ def test_the_first_step_starts_at_the_reference(estimator, actions):
     assert ("explained_variance" in stats) == (estimator == "gae")
     after = roll_out(policy, rows, chosen, step=1, longest=8)
     assert after.stats["kl"] != 0.0
+
+
+def test_prompts_are_read_once_for_sampling_and_the_first_inner_epoch():
+    chosen = settings(answers=3, inner_epochs=2)
+    policy, rows = start(chosen)
+    prompts = len(next(micro_batches([(row.ids, ()) for row in rows], 4096, policy.pad)).prompt_tree.ids_N)
+    read = []
+    hook = policy.model.get_input_embeddings().register_forward_hook(lambda _, args, out: read.append(args[0].numel()))
+    rollout = roll_out(policy, rows, chosen, step=0, longest=8)
+    answers = read[-1]
+    assert [n for n in read if n >= prompts] == [prompts, prompts], "of the policy, of the reference"
+    assert read[-3:] == [answers, prompts, answers]
+    assert answers < 8 * 3 * 4
+    sampled = read.copy()
+    optimizer = optim.make_optimizer(chosen, policy.trainable())
+    ppo.update(policy, optimizer, rollout, chosen, kl_coef=0.05, rate=1e-3, step=0)
+    hook.remove()
+    assert read == [*sampled, prompts + answers], "the second inner epoch reads all again"
 
 
 @pytest.mark.parametrize("estimator", ["grpo", "expected", "gae"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models_zoo import CONFIGS, FALLS_BACK, V, tiny
-from rl4nlu.forward import score, shares_prefix
+from rl4nlu.forward import begin, score, shares_prefix
 from rl4nlu.tokens import micro_batches
 
 PREFIX = list(range(40, 60))
@@ -35,8 +37,12 @@ def cases():
             yield prefix, answers
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_equals_plain_passes_with_gradients(name):
+@pytest.mark.parametrize(
+    ("name", "begun"),
+    [(name, begun) for name in CONFIGS for begun in (False, True) if not begun or name not in FALLS_BACK],
+)
+def test_equals_plain_passes_with_gradients(name, begun):
+    """Also where the prompts are read first, in whatever order, and the answers behind them."""
     model = tiny(name)
     shared = shares_prefix(model)
     assert shared == (name not in FALLS_BACK)
@@ -56,7 +62,9 @@ def test_equals_plain_passes_with_gradients(name):
         model.zero_grad()
         found = torch.zeros(())
         for batch in micro_batches(rows, 10_000, pad=0):
-            scores = score(model, batch, shared, entropy="gradient", value_head=value_head)
+            other = replace(batch, rows=batch.rows[::-1], prompts=batch.prompts[::-1], answers=batch.answers[::-1])
+            beginning = begin(model, other, goes_on=True) if begun else None
+            scores = score(model, batch, shared, "gradient", value_head, beginning=beginning)
             for i, b in enumerate(batch.rows):
                 for k, answer in enumerate(answers):
                     logp, entropy, values = alone(model, rows[b][0], answer, value_head)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .forward import more, read_last, read_prompts
+from .forward import Beginning, begin, more, read_last
 from .models import Policy
 from .seeding import generator
-from .tokens import Batch, Encoded, pad_right
+from .tokens import Batch, Encoded, micro_batches, pad_right
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def sample(
     max_new_tokens: int,
     max_tokens: int,
     uniform_BKA: Tensor | None = None,
+    begun: Beginning | None = None,
 ) -> list[list[Answer]]:
     """K answers to each prompt, sampled at temperature 1, or the greedy one.
 
@@ -58,6 +61,7 @@ def sample(
         max_new_tokens: where an answer that does not end is cut.
         max_tokens: bound of the tokens in a micro-batch.
         uniform_BKA: one number in [0, 1) for each prompt, answer and token; None: one greedy answer.
+        begun: these prompts, which are read already (see `begin_all`).
     """
     policy.model.eval()
     K = 1 if uniform_BKA is None else uniform_BKA.shape[1]
@@ -66,12 +70,41 @@ def sample(
 
     def work(batch: Batch) -> None:
         uniform = None if uniform_BKA is None else uniform_BKA[list(batch.rows)]
-        found = _sample_batch(policy, batch, K, finished, max_new_tokens, uniform)
+        here = begun if begun is not None and batch is begun.batch else None
+        found = _sample_batch(policy, batch, K, finished, max_new_tokens, uniform, here)
         for row, texts in zip(batch.rows, found, strict=True):
             answers[row] = texts
 
-    policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device)
+    def at_once(most: int) -> bool:
+        if begun is None or most < max_tokens:
+            return False
+        work(begun.batch)
+        return True
+
+    if not policy.memory.fitting("rollout", max_tokens, at_once):
+        policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device)
     return answers
+
+
+def begin_all(
+    policy: Policy, prompts: Sequence[Sequence[int]], answers: int, max_new_tokens: int, max_tokens: int
+) -> Beginning | None:
+    """Read prompts, with their graph, if those with answers are no more than one micro-batch.
+
+    Args:
+        policy: the model; no dropout.
+        prompts: token ids.
+        answers: K to each.
+        max_new_tokens: where an answer is cut.
+        max_tokens: bound of the tokens in a micro-batch.
+    """
+    rows = [(prompt, [[policy.pad] * max_new_tokens] * answers) for prompt in prompts]
+    batches = list(islice(micro_batches(rows, max_tokens, policy.pad, policy.device), 2))
+    if len(batches) > 1 or not policy.shared:
+        return None
+    policy.model.eval()
+    with torch.enable_grad():
+        return begin(policy.model, batches[0], answers, max_new_tokens, goes_on=True)
 
 
 @torch.no_grad()
@@ -95,10 +128,13 @@ def think(
 
 
 def _sample_batch(
-    policy: Policy, batch: Batch, K: int, finished, max_new_tokens: int, uniform_BKA
+    policy: Policy, batch: Batch, K: int, finished, max_new_tokens: int, uniform_BKA, begun: Beginning | None
 ) -> list[list[Answer]]:
     B = len(batch.rows)
-    reader = _TreeReader(policy, batch, K, max_new_tokens) if policy.shared else _PlainReader(policy, batch)
+    if policy.shared:
+        reader: Any = _TreeReader(policy, begun or begin(policy.model, batch, K, max_new_tokens))
+    else:
+        reader = _PlainReader(policy, batch)
     alive_BK = torch.ones((B, K), dtype=torch.bool)
     ended_BK = torch.zeros((B, K), dtype=torch.bool)
     tokens: list[list[list[int]]] = [[[] for _ in range(K)] for _ in range(B)]
@@ -158,10 +194,10 @@ def _text(policy: Policy, tokens: list[int]) -> str:
 class _TreeReader:
     """Reads the prompts as a tree, then one token of every answer at a time."""
 
-    def __init__(self, policy: Policy, batch: Batch, K: int, room: int) -> None:
+    def __init__(self, policy: Policy, begun: Beginning) -> None:
         self.model = policy.model
-        self.branches, self.logits_BV = read_prompts(self.model, batch, K, room)
-        self.rows = torch.arange(len(batch.rows))
+        self.branches, self.logits_BV = begun.branches, begun.logits_BV
+        self.rows = torch.arange(len(self.logits_BV))
 
     def first(self) -> Tensor:
         """Logits behind each prompt: (B, V)."""

@@ -9,11 +9,11 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..forward import Entropy, Scores, score
+from ..forward import Beginning, Entropy, Scores, begin, score
 from ..guards import check_finite
 from ..models import Policy
 from ..rewards import Reward
-from ..rollout import sample, think, uniforms
+from ..rollout import begin_all, sample, think, uniforms
 from ..settings import PpoSettings
 from ..tokens import Batch, Encoded, pad_right
 from .record import Kept, Rollout, keep, shared_stats
@@ -26,18 +26,20 @@ def write_text(
     """Let the policy write its answers to each prompt, and reward them; arguments as of `roll_out`."""
     written: list[_Written] = []
     uniform = uniforms(len(chosen), settings.answers, settings.reason + longest, settings.seed, "rollout", step)
+    begun = _begun(policy, chosen, settings, longest)
     for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
         at = list(part)
-        written += _write(policy, [chosen[i] for i in at], longest, settings.max_tokens, uniform[at])
+        written += _write(policy, [chosen[i] for i in at], longest, settings.max_tokens, uniform[at], begun)
     K = settings.answers
     rows = [(row.ids, [one.tokens for one in written[b * K : b * K + K]]) for b, row in enumerate(chosen)]
     place_NA, mask_NA = pad_right([one.places for one in written], 0)
     place_NA, mask_NA = place_NA.to(policy.device), mask_NA.to(policy.device)
     asked_rows = with_gold_answers(rows, chosen) if settings.sft_coef else rows
-    kept = keep(policy, asked_rows, chosen, settings, lambda batch: score_with_entropy(policy, batch, settings))
+    kept = keep(policy, asked_rows, chosen, settings, lambda batch: score_with_entropy(policy, batch, settings, begun))
     logp_NA, value_NA = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, True, kept)
     with policy.as_reference():
-        ref_logp_NA, _ = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, False)
+        alike = _alike(policy, kept, begun, settings)
+        ref_logp_NA, _ = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, False, alike)
     asked = [row for row in chosen for _ in range(K)]
     parsed = [row.prompter.parse(one.verdict) for row, one in zip(asked, written, strict=True)]
     judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
@@ -54,6 +56,31 @@ def write_text(
     return Rollout(chosen, rows, place_NA, mask_NA, logp_NA, ref_logp_NA, value_NA, score_N, stats, kept=kept)
 
 
+def _begun(policy: Policy, chosen: list[Encoded], settings: PpoSettings, longest: int) -> Beginning | None:
+    """The prompts, read once for sampling and for the first inner epoch, where all goes through the model at once."""
+    in_parts = settings.minibatch is not None and settings.minibatch < len(chosen)
+    if in_parts or chosen[0].prompter.reason or len({id(row.prompter) for row in chosen}) > 1:
+        return None
+    prompts = [row.ids for row in chosen]
+
+    def once(most: int) -> Beginning | None:
+        return begin_all(policy, prompts, settings.answers, longest, most)
+
+    return policy.memory.fitting("update", settings.max_tokens, once)
+
+
+def _alike(policy: Policy, kept: list[Kept], begun: Beginning | None, settings: PpoSettings) -> list[Kept]:
+    """The policy of now in the form of a pass that was kept: equal weights then give equal numbers, to the last bit."""
+
+    def once(most: int) -> list[Kept]:
+        if most < settings.max_tokens or begun is None or not kept:
+            return []
+        again = begin(policy.model, begun.batch, goes_on=True)
+        return [Kept(one.batch, score(policy.model, one.batch, True, beginning=again), one.with_gold) for one in kept]
+
+    return policy.memory.fitting("rollout", settings.max_tokens, once)
+
+
 @dataclass(frozen=True)
 class _Written:
     """One answer of free text: what the model wrote first and the bridge, if any, and the verdict."""
@@ -64,7 +91,14 @@ class _Written:
     verdict: str
 
 
-def _write(policy: Policy, rows: list[Encoded], longest: int, max_tokens: int, uniform_BKA: Tensor) -> list[_Written]:
+def _write(
+    policy: Policy,
+    rows: list[Encoded],
+    longest: int,
+    max_tokens: int,
+    uniform_BKA: Tensor,
+    begun: Beginning | None,
+) -> list[_Written]:
     """K answers to each prompt of one prompter, in the order of the prompts."""
     prompter, K = rows[0].prompter, uniform_BKA.shape[1]
     thoughts: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = [[((), ())] * K for _ in rows]
@@ -73,9 +107,8 @@ def _write(policy: Policy, rows: list[Encoded], longest: int, max_tokens: int, u
         thoughts = think(policy, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
         prompts = [row.ids + own + bridge for row, texts in zip(rows, thoughts, strict=True) for own, bridge in texts]
         uniform = uniform_BKA[:, :, prompter.reason :].flatten(0, 1)[:, None]
-    answers = [
-        one for found in sample(policy, prompts, prompter.finished, longest, max_tokens, uniform) for one in found
-    ]
+    found = sample(policy, prompts, prompter.finished, longest, max_tokens, uniform, begun)
+    answers = [one for texts in found for one in texts]
     written = []
     for n, answer in enumerate(answers):
         own, bridge = thoughts[n // K][n % K]
@@ -124,10 +157,10 @@ def _score_all(
     return logp_NA, value_NA
 
 
-def score_with_entropy(policy: Policy, batch: Batch, settings: PpoSettings) -> Scores:
+def score_with_entropy(policy: Policy, batch: Batch, settings: PpoSettings, begun: Beginning | None = None) -> Scores:
     """All that the forward pass can say; the entropy's gradient only if the loss has an entropy term."""
     entropy: Entropy = "gradient" if settings.entropy_coef else "value"
-    return score(policy.model, batch, policy.shared, entropy, policy.value_head)
+    return score(policy.model, batch, policy.shared, entropy, policy.value_head, beginning=begun)
 
 
 def with_gold_answers(rows: Sequence, chosen: Sequence[Encoded]) -> list:

@@ -18,9 +18,8 @@ count, D width, V vocabulary. Masks: True = counts.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,8 @@ from torch import Tensor, nn
 from .. import stop
 from ..tokens import Batch, micro_batches
 from .attention import Attends, TreeAttention, use
+from .beginning import Beginning as Beginning
+from .beginning import Continuation
 from .decode import Branches
 from .last_layer import wanted_only
 from .projection import Entropy as Entropy
@@ -55,6 +56,7 @@ def score(
     entropy: Entropy = "none",
     value_head: nn.Module | None = None,
     closed: bool = False,
+    beginning: Beginning | None = None,
 ) -> Scores:
     """Log-probability of every answer token given prefix, prompt and the answer's tokens before it.
 
@@ -66,13 +68,16 @@ def score(
         value_head: maps a hidden state (D) to a value (1); also the value of each token's state.
         closed: the answers are compared with each other only: what is given for `logp_BKA` may differ from it by a
             number of each state, the same for all tokens behind it, so that most of the vocabulary need not be read.
+        beginning: the prompts of these rows, which are read already (see `begin`).
     """
     assert batch.answer_BKA.shape[1] >= 1, "score needs answers"
     assert not closed or entropy == "none", "the entropy is that of the whole vocabulary"
     mask_BKA = batch.answer_mask_BKA
     at_I = mask_BKA.nonzero(as_tuple=True)
     token_I = batch.answer_BKA[at_I]
-    reader = _Tree(model, batch) if shared else _Plain(model, batch)
+    reader: _Reader = _Tree(model, batch) if shared else _Plain(model, batch)
+    if beginning is not None and len(batch.tree.ids_N) > len(beginning.tree.ids_N):  # some answer has two tokens
+        reader = _Continued(model, batch, beginning)
     want_M, state_I = reader.source_BKA[at_I].unique(return_inverse=True)
     hidden_MD, logp_I, entropy_M = _project(model, reader, want_M, state_I, token_I, entropy, closed)
 
@@ -89,7 +94,7 @@ def score(
 
 def _project(
     model: Model,
-    reader: _Tree | _Plain,
+    reader: _Reader,
     want_M: Tensor,
     state_I: Tensor,
     token_I: Tensor,
@@ -106,9 +111,7 @@ def _project(
     column_C, column_I = token_I.unique(return_inverse=True) if columns else (token_I, token_I)
 
     def project(hidden: Tensor) -> Tensor:
-        hidden_MD = hidden.flatten(0, -2)
-        if not picked:
-            hidden_MD = hidden_MD.index_select(0, want_M)
+        hidden_MD = reader.pick(hidden.flatten(0, -2), want_M)
         kept.append(hidden_MD)
         if columns:
             bias_C = None if head.bias is None else head.bias[column_C]
@@ -117,7 +120,7 @@ def _project(
             return hidden_MD.new_empty((1, 0, 1))
         return own_forward(hidden_MD[None])
 
-    with reader.reading(model) as picked, projecting(model, project):
+    with projecting(model, project):
         logits = reader.read(want_M)
     (hidden_MD,) = kept
     nothing_M = hidden_MD.new_zeros(len(want_M), dtype=torch.float32)
@@ -134,17 +137,52 @@ def _project(
     return hidden_MD, logits_MV[state_I, token_I] - norm_M[state_I], entropy_M
 
 
+class _Reader(Protocol):
+    """Lets the model read a micro-batch."""
+
+    source_BKA: Tensor
+    """Number of the token from which each answer token is predicted."""
+
+    def read(self, want_M: Tensor) -> Tensor:
+        """Run the model, of which these tokens' states are asked for; returns what it takes for logits."""
+        ...
+
+    def pick(self, hidden_ND: Tensor, want_M: Tensor) -> Tensor:
+        """What the model hands to its output embedding -> the states of the tokens that are asked for."""
+        ...
+
+
 class _Tree:
     """The micro-batch as one tree."""
 
     def __init__(self, model: Model, batch: Batch) -> None:
         self.model, self.tree = model, batch.tree
         self.source_BKA = self.tree.source_BKA
-
-    reading = staticmethod(wanted_only)
+        self.picked = False
 
     def read(self, want_M: Tensor) -> Tensor:
-        return run(self.model, self.tree.ids_N[None], self.tree.depth_N[None], TreeAttention(self.tree, want_M))
+        with wanted_only(self.model) as self.picked:
+            return run(self.model, self.tree.ids_N[None], self.tree.depth_N[None], TreeAttention(self.tree, want_M))
+
+    def pick(self, hidden_ND: Tensor, want_M: Tensor) -> Tensor:
+        return hidden_ND if self.picked else hidden_ND.index_select(0, want_M)
+
+
+class _Continued:
+    """The answers of the micro-batch, behind prompts that are read already."""
+
+    def __init__(self, model: Model, batch: Batch, beginning: Beginning) -> None:
+        self.model, self.tree, self.beginning = model, batch.tree, beginning
+        self.source_BKA = self.tree.source_BKA
+        self.answers = Continuation(batch, beginning)
+
+    def read(self, want_M: Tensor) -> Tensor:
+        at_A = self.answers.token_A
+        return run(self.model, self.tree.ids_N[at_A][None], self.tree.depth_N[at_A][None], self.answers)
+
+    def pick(self, hidden_ND: Tensor, want_M: Tensor) -> Tensor:
+        whole = torch.cat([self.beginning.hidden_WD, hidden_ND])
+        return whole.index_select(0, self.answers.state_N[want_M])
 
 
 class _Plain:
@@ -167,13 +205,12 @@ class _Plain:
         at = (start[:, None] + torch.arange(A, device=device)).clamp(max=width - 1)
         self.source_BKA = (at + torch.arange(B * K, device=device)[:, None] * width).view(B, K, A)
 
-    @staticmethod
-    def reading(model: Model) -> contextlib.AbstractContextManager[bool]:
-        return contextlib.nullcontext(False)
-
     def read(self, want_M: Tensor) -> Tensor:
         stop.poll()
         return self.model(input_ids=self.ids, attention_mask=self.mask.long(), use_cache=False).logits
+
+    def pick(self, hidden_ND: Tensor, want_M: Tensor) -> Tensor:
+        return hidden_ND.index_select(0, want_M)
 
 
 def run(model: Model, ids_1N: Tensor, position_1N: Tensor, context: Attends) -> Tensor:
@@ -194,23 +231,30 @@ def read_last(model: Model, ids: Tensor, mask: Tensor) -> Tensor:
         return model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[0]
 
 
-def read_prompts(model: Model, batch: Batch, answers: int, room: int) -> tuple[Branches, Tensor]:
-    """Read the prompts of a micro-batch, and make ready for K answers to each.
+def begin(model: Model, batch: Batch, answers: int = 0, room: int = 0, goes_on: bool = False) -> Beginning:
+    """Read the prompts of a micro-batch, and make ready for answers.
 
-    Returns:
-        what to go on from (see `more`), and the logits behind each prompt, (B, V).
+    Args:
+        model: one that computes the tree way exactly.
+        batch: whose prompts are read.
+        answers: K to be sampled to each prompt.
+        room: tokens that such an answer may have.
+        goes_on: `score` is to go on from here, with gradients if they are enabled now.
     """
-    tree = batch.prompt_tree
-    branches = Branches(tree, answers, room)
+    found = Beginning(batch, answers, room, goes_on)
     own_forward = model.get_output_embeddings().forward
-    want_W, which_B = tree.last_B.unique(return_inverse=True)
-    context = TreeAttention(tree, want_W, branches.keep_prompt)
-    with (
-        wanted_only(model) as picked,
-        projecting(model, lambda hidden: own_forward(hidden if picked else hidden.index_select(1, want_W))),
-    ):
-        logits = run(model, tree.ids_N[None], tree.depth_N[None], context)
-    return branches, logits[0, which_B]
+
+    def project(hidden: Tensor) -> Tensor:
+        hidden_WD = hidden[0] if picked else hidden[0].index_select(0, found.want_W)
+        found.hidden_WD = hidden_WD
+        with torch.no_grad():
+            logits: Tensor = own_forward(hidden_WD[None])
+        return logits
+
+    with wanted_only(model) as picked, projecting(model, project):
+        logits = run(model, found.tree.ids_N[None], found.tree.depth_N[None], found.attention)
+    found.logits_BV = logits[0, found.which_B]
+    return found
 
 
 def more(model: Model, branches: Branches, token_BK: Tensor, want_BK: Tensor) -> Tensor:
@@ -240,7 +284,9 @@ def shares_prefix(model: Model) -> bool:
     exact = False
     try:
         plain_BKA = score(model, batch, shared=False).logp_BKA
-        found = [score(model, batch, shared=True).logp_BKA, _step_by_step(model, batch)]
+        begun = begin(model, batch, goes_on=True)
+        ways = [score(model, batch, shared=True), score(model, batch, shared=True, beginning=begun)]
+        found = [*(way.logp_BKA for way in ways), _step_by_step(model, batch)]
         tolerance = 1e-4 if model.dtype == torch.float32 else 0.2
         exact = all(bool((plain_BKA - one_BKA).abs().max() <= tolerance) for one_BKA in found)
     except Exception:  # a model class may refuse masks, positions or an unknown argument in any way it likes
@@ -256,11 +302,11 @@ def _step_by_step(model: Model, batch: Batch) -> Tensor:
     """As `score`, one token after the other, as answers are sampled."""
     B, K, A = batch.answer_BKA.shape
     everywhere = torch.ones_like(batch.answer_mask_BKA[:, :, 0])
-    branches, logits_BV = read_prompts(model, batch, K, A)
-    logits_BKV = logits_BV[:, None].expand(-1, K, -1)
+    begun = begin(model, batch, K, A)
+    logits_BKV = begun.logits_BV[:, None].expand(-1, K, -1)
     found = []
     for a in range(A):
         logp_BKV = logits_BKV.float().log_softmax(-1)
         found.append(logp_BKV.gather(2, batch.answer_BKA[:, :, a, None])[:, :, 0])
-        logits_BKV = more(model, branches, batch.answer_BKA[:, :, a], everywhere).view(B, K, -1)
+        logits_BKV = more(model, begun.branches, batch.answer_BKA[:, :, a], everywhere).view(B, K, -1)
     return torch.where(batch.answer_mask_BKA, torch.stack(found, 2), 0.0)

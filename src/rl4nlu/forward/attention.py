@@ -188,6 +188,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, how:
     return weight.to(value.dtype) @ value
 
 
+def permuted(x_NHD: Tensor, token_N: Tensor, place_N: Tensor) -> Tensor:
+    """Tokens in another order, and where each of them has gone."""
+    found: Tensor = _Slots.apply(x_NHD, token_N, place_N)
+    return found
+
+
 class _Slots(torch.autograd.Function):
     """Tokens -> slots; the gradient of a token is that of its one slot, so that nothing needs to be added up."""
 
