@@ -38,7 +38,7 @@ CONFIGS = {
         vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True
     ),
 }
-FALLS_BACK = {"mpt", "bloom", "falcon_alibi"}
+FALLS_BACK = {"bloom", "falcon_alibi"}
 
 
 def tiny(name: str, seed: int = 0) -> tf.PreTrainedModel:

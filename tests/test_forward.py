@@ -81,7 +81,7 @@ def test_equals_plain_passes_with_gradients(name, begun):
                 assert (p.grad - gradients[n]).abs().max() <= TOLERANCE * max(1.0, largest), (n, prefix, answers)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mpt"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mpt", "bloom"])
 def test_values_are_those_of_the_state_before_the_token(name):
     model, value_head = tiny(name), torch.nn.Linear(32, 1)
     captured = []

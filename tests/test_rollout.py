@@ -33,7 +33,7 @@ def test_greedy_answers_are_those_of_generate(name):
         assert not answer.ended
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral_window", "mpt"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral_window", "mpt", "bloom"])
 def test_sampled_logp_is_the_scored_logp(name):
     policy = tiny_policy(name, eos=13)
     uniform = uniforms(len(PROMPTS), 3, 5, seed=1, purpose="rollout", step=0)
@@ -59,7 +59,7 @@ def test_what_is_sampled_does_not_depend_on_batching():
         assert [row[0].tokens for row in single] == [row[k].tokens for row in together]
 
 
-@pytest.mark.parametrize("name", ["llama", "mpt"])
+@pytest.mark.parametrize("name", ["llama", "mpt", "bloom"])
 def test_answers_end_where_they_should(name):
     policy = tiny_policy(name)
     greedy = sample(policy, PROMPTS, never, 6, 10_000)

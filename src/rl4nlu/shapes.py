@@ -125,7 +125,7 @@ class TreeShapes:
         keys = [self._seen(key_NGD, group) for group in self.tree.groups]
         values = [self._seen(value_NGD, group) for group in self.tree.groups]
         if not self.kept or self.keep is not None:
-            self._bias(query.dtype)
+            self._bias(query.dtype, 1 if how.slope_H is None else query.shape[1])
         found, at = [], 0
         times = query.shape[1] // key.shape[1]
         for group, size, k, v in zip(self.tree.groups, slots, keys, values, strict=True):
@@ -142,12 +142,12 @@ class TreeShapes:
         own = _pick(x_NGD, n * T)
         return torch.cat([own, _pick(x_NGD, n * group.above)]) if group.above else own
 
-    def _bias(self, dtype: torch.dtype) -> None:
+    def _bias(self, dtype: torch.dtype, heads: int) -> None:
         """What is added to the scores, made once for all layers."""
         for group in self.tree.groups:
             n, T = group.token_nT.shape
-            if not group.causal:
-                self.kept.append(torch.empty((n, 1, T, group.above + T), dtype=dtype, device=META))
+            if not group.causal or heads > 1:
+                self.kept.append(torch.empty((n, heads, T, group.above + T), dtype=dtype, device=META))
 
     def _keep(self, key_NGD: Tensor, value_NGD: Tensor) -> None:
         """As `decode.Branches.keep_prompt`."""

@@ -87,35 +87,52 @@ class Tree:
     """Where the tokens of each row's prompt lie."""
 
     def bias(
-        self, group: Group, window: int | None, dtype: torch.dtype, slot_nQ: Tensor | None = None
+        self,
+        group: Group,
+        window: int | None,
+        dtype: torch.dtype,
+        slot_nQ: Tensor | None = None,
+        causal: bool = True,
     ) -> Tensor | None:
         """What is added to a group's attention scores, (n, 1, T, S): 0 where a token is seen, else the least number;
-        None where attention is plainly causal.
+        None where attention is plainly causal, if that may be.
 
         Args:
             group: one of the tree's, or some of its blocks.
             window: a token sees so many, itself included; None: all.
             dtype: of the scores.
             slot_nQ: of these slots of each block only, (n, 1, Q, S).
+            causal: whether it may be None.
         """
         if window is not None and self.deepest < window:
             window = None
-        if group.causal and window is None and slot_nQ is None:
+        if causal and group.causal and window is None and slot_nQ is None:
             return None
         n, T = group.token_nT.shape
         device = self.ids_N.device
         query_nT1, key_n1T = group.token_nT[:, :, None], group.token_nT[:, None, :]
-        above_P = torch.cat([torch.arange(*one, device=device) for one in group.path or [(0, 0)]])
+        above_P = self._above(group)
         own_nTT = (key_n1T <= query_nT1) & (query_nT1 < self.end_N[key_n1T]) & group.real_nT[:, None, :]
         own_nTT = own_nTT & group.real_nT[:, :, None] | torch.eye(T, dtype=torch.bool, device=device)
         sees_nTS = torch.cat([torch.ones((n, T, len(above_P)), dtype=torch.bool, device=device), own_nTT], 2)
         if window is not None:
-            depth_n1S = torch.cat([self.depth_N[above_P].expand(n, -1), self.depth_N[group.token_nT]], 1)[:, None]
-            sees_nTS &= self.depth_N[query_nT1] - depth_n1S < window
+            sees_nTS &= self.distance(group)[:, 0] < window
         if slot_nQ is not None:
             sees_nTS = sees_nTS.gather(1, slot_nQ[:, :, None].expand(-1, -1, sees_nTS.shape[2]))
         bias = torch.zeros(sees_nTS.shape, dtype=dtype, device=device)
         return bias.masked_fill_(~sees_nTS, torch.finfo(dtype).min)[:, None]
+
+    def distance(self, group: Group, slot_nQ: Tensor | None = None) -> Tensor:
+        """How far in front of each query a group's keys stand, (n, 1, T, S) or (n, 1, Q, S); anything where they are
+        not seen."""
+        own_nT = self.depth_N[group.token_nT]
+        above_nP = self.depth_N[self._above(group)].expand(len(own_nT), -1)
+        query_nT = own_nT if slot_nQ is None else own_nT.gather(1, slot_nQ)
+        return (query_nT[:, :, None] - torch.cat([above_nP, own_nT], 1)[:, None])[:, None]
+
+    def _above(self, group: Group) -> Tensor:
+        """The tokens of a group's ancestors."""
+        return torch.cat([torch.arange(*one, device=self.ids_N.device) for one in group.path or [(0, 0)]])
 
 
 class _Planting:

@@ -8,7 +8,7 @@ the entropy of its distribution and the value of its state. Two ways compute it,
 * **plain**: one whole sequence a row and answer. Exact for every model, and slower.
 
 Which way a model takes is found by trial (`shares_prefix`): models that do not leave their attention to a function
-(MPT, Bloom, Falcon) take the plain way.
+(Bloom, Falcon; not MPT, see mpt.py) take the plain way.
 
 The vocabulary projection runs on answer positions only (projection.py).
 
@@ -31,6 +31,7 @@ from .beginning import Beginning as Beginning
 from .beginning import Continuation
 from .decode import Branches
 from .last_layer import wanted_only
+from .mpt import attending, is_mpt
 from .projection import Entropy as Entropy
 from .projection import is_bare, is_plain, projecting, token_logp
 
@@ -215,11 +216,16 @@ class _Plain:
 
 def run(model: Model, ids_1N: Tensor, position_1N: Tensor, context: Attends) -> Tensor:
     """Let the model read tokens whose attention is the context's."""
-    use(model)
     stop.poll()
     nothing = torch.zeros((1, 1, 1, 1), dtype=model.dtype, device=ids_1N.device)  # so that the model makes no mask
-    out = model(input_ids=ids_1N, position_ids=position_1N, attention_mask=nothing, use_cache=False, context=context)
-    return out.logits
+    given = {"input_ids": ids_1N, "attention_mask": nothing, "use_cache": False}
+    if is_mpt(model):
+        with attending(model, context):
+            mpt_logits: Tensor = model(**given).logits
+        return mpt_logits
+    use(model)
+    logits: Tensor = model(**given, position_ids=position_1N, context=context).logits
+    return logits
 
 
 def read_last(model: Model, ids: Tensor, mask: Tensor) -> Tensor:

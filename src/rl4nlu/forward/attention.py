@@ -41,6 +41,8 @@ class How:
     window: int | None = None
     softcap: float | None = None
     dropout: float = 0.0
+    slope_H: Tensor | None = None
+    """ALiBi: how much each head lowers a score for one token of distance."""
 
 
 def attention(
@@ -96,13 +98,17 @@ class _Part:
     slot_nQ: Tensor | None
     """Which of its block's slots each query stands in; None: all, in their order."""
     biases: dict[tuple[int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
-    """As `Tree.bias`: the layers of a model have one window, or two."""
+    """As `bias`: the layers of a model have one window, or two, and all the same slopes."""
 
-    def bias(self, tree: Tree, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the attention scores."""
-        if (window, dtype) not in self.biases:
-            self.biases[window, dtype] = tree.bias(self.group, window, dtype, self.slot_nQ)
-        return self.biases[window, dtype]
+    def bias(self, tree: Tree, how: How, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the attention scores, (n, 1 or H, Q, S)."""
+        if (how.window, dtype) not in self.biases:
+            bias = tree.bias(self.group, how.window, dtype, self.slot_nQ, causal=how.slope_H is None)
+            if how.slope_H is not None:
+                far_n1QS = tree.distance(self.group, self.slot_nQ)
+                bias = bias - (how.slope_H[:, None, None] * far_n1QS.clamp(min=0)).to(dtype)
+            self.biases[how.window, dtype] = bias
+        return self.biases[how.window, dtype]
 
 
 class TreeAttention:
@@ -163,7 +169,7 @@ class TreeAttention:
         for part, k, v in zip(parts, keys, values, strict=True):
             n, size = len(k), len(part.query_M)
             q = query_MHD[at : at + size].unflatten(0, (n, size // n)).transpose(1, 2)
-            bias = part.bias(self.tree, how.window, query.dtype)
+            bias = part.bias(self.tree, how, query.dtype)
             out = _attend(q, k.transpose(1, 2), v.transpose(1, 2), bias, how)
             found.append(out.transpose(1, 2).flatten(0, 1))
             at += size

@@ -92,7 +92,7 @@ class Branches:
         score = torch.cat(scores, -1)
         if how.softcap is not None:
             score = torch.tanh(score / how.softcap) * how.softcap
-        weight = (score + self._bias(how.window, score)).softmax(-1, dtype=torch.float32).to(value.dtype)
+        weight = (score + self._bias(how, score)).softmax(-1, dtype=torch.float32).to(value.dtype)
         w_rest = weight[..., P : P + rest.shape[-1]].transpose(1, 2).reshape(B, G, K * F, -1)
         out = (w_rest @ kept.rest_2BGRD[1]).view(B, G, K, F, D).transpose(1, 2)
         out = out + torch.einsum("bkgft,bktgd->bkgfd", weight[..., -time - 1 :], own_2BKtGD[1])
@@ -101,15 +101,20 @@ class Branches:
             out = out + (w_GNP @ kept.common_2GPD[1]).view(G, B, K, F, D).permute(1, 2, 0, 3, 4)
         return out.reshape(1, N, H, D)
 
-    def _bias(self, window: int | None, like: Tensor) -> Tensor:
-        """What is added to the scores: the least number at padding and at what is out of the window."""
+    def _bias(self, how: How, like: Tensor) -> Tensor:
+        """What is added to the scores, (B, 1, G, F, S) with ones where they are alike: the least number at padding and
+        at what is out of the window, else ALiBi's part, if there is one."""
         P, (B, R), time = self.tree.shared, self.real_BR.shape, self.time
         seen_BS = torch.ones((B, P + R + time + 1), dtype=torch.bool, device=like.device)
         seen_BS[:, P : P + R] = self.real_BR
-        if window is not None:
-            at_B1 = (self.length_B + time)[:, None]
+        bias_BGFS = torch.zeros((B, 1, 1, seen_BS.shape[1]), dtype=like.dtype, device=like.device)
+        if how.window is not None or how.slope_H is not None:
             depth_P = torch.arange(P, device=like.device).expand(B, -1)
             depth_Bt = self.length_B[:, None] + torch.arange(time + 1, device=like.device)
-            seen_BS &= at_B1 - torch.cat([depth_P, self.depth_BR, depth_Bt], 1) < window
-        bias_BS = torch.zeros(seen_BS.shape, dtype=like.dtype, device=like.device)
-        return bias_BS.masked_fill_(~seen_BS, torch.finfo(like.dtype).min)[:, None, None, None]
+            far_BS = (self.length_B + time)[:, None] - torch.cat([depth_P, self.depth_BR, depth_Bt], 1)
+            if how.window is not None:
+                seen_BS &= far_BS < how.window
+            if how.slope_H is not None:
+                slope_GF1 = how.slope_H.view(*like.shape[2:4], 1)
+                bias_BGFS = -(slope_GF1 * far_BS[:, None, None]).to(like.dtype)
+        return bias_BGFS.masked_fill(~seen_BS[:, None, None], torch.finfo(like.dtype).min)[:, None]
