@@ -104,7 +104,7 @@ class _Part:
         """What is added to the attention scores, (n, 1 or H, Q, S)."""
         if (how.window, dtype) not in self.biases:
             bias = tree.bias(self.group, how.window, dtype, self.slot_nQ, causal=how.slope_H is None)
-            if how.slope_H is not None:
+            if bias is not None and how.slope_H is not None:
                 far_n1QS = tree.distance(self.group, self.slot_nQ)
                 bias = bias - (how.slope_H[:, None, None] * far_n1QS.clamp(min=0)).to(dtype)
             self.biases[how.window, dtype] = bias

@@ -42,6 +42,8 @@ def _forward(layer: Any, hidden_1NE: Tensor, context: Attends, slope_H: Tensor) 
         mixed = mixed.clamp(min=-layer.clip_qkv, max=layer.clip_qkv)
     query, key, value = (x.unflatten(-1, (layer.n_heads, layer.head_dim)).transpose(1, 2) for x in mixed.chunk(3, -1))
     dropout = layer.attn_dropout_p if layer.training else 0.0
-    out_1NHD = context.attend(layer.layer_idx, query, key, value, How(layer.softmax_scale, dropout=dropout, slope_H=slope_H))
+    out_1NHD = context.attend(
+        layer.layer_idx, query, key, value, How(layer.softmax_scale, dropout=dropout, slope_H=slope_H)
+    )
     out: Tensor = layer.out_proj(out_1NHD.flatten(2))
     return out, None
