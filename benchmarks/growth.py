@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,22 @@ def seconds(case: Case, repeat: int = 5) -> float:
     return statistics.median(spans[1:])
 
 
+def draw(found: dict[str, list[float]], path: Path) -> None:
+    """A panel for each thing that was varied."""
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.5), constrained_layout=True)
+    for (name, (what, values)), axis in zip(VARIED.items(), axes.flat, strict=True):
+        axis.plot(values, found[name], marker="o")
+        axis.set_xlabel(what)
+        axis.set_ylabel("seconds")
+        axis.set_ylim(0, 1.08 * max(found[name]))
+        apart = [
+            a for a, b in pairwise((*values, 2 * values[-1])) if b - a > values[-1] / 20
+        ]  # labels that do not touch
+        axis.set_xticks(apart, [f"{value:,}" for value in apart], rotation=45, ha="right", fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Measure, print, draw."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,16 +113,11 @@ def main() -> None:
     out = words.parse_args().out
     base = seconds(Case())
     table = Table("varied", *(f"step {i + 1}" for i in range(5)), title=f"seconds of a pass; base case {base:.2f}")
-    figure, axes = plt.subplots(2, 3, figsize=(10, 5.5), constrained_layout=True)
-    for (name, (what, values)), axis in zip(VARIED.items(), axes.flat, strict=True):
-        found = [seconds(replace(Case(), **{name: value})) for value in values]
-        table.add_row(what, *(f"{value}: {one:.2f}" for value, one in zip(values, found, strict=True)))
-        axis.plot(values, found, marker="o")
-        axis.set_xlabel(what)
-        axis.set_ylabel("seconds")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    figure.savefig(out / "growth.svg", metadata={"Date": None})
+    found: dict[str, list[float]] = {}
+    for name, (what, values) in VARIED.items():
+        found[name] = [seconds(replace(Case(), **{name: value})) for value in values]
+        table.add_row(what, *(f"{value}: {one:.2f}" for value, one in zip(values, found[name], strict=True)))
+    draw(found, out / "growth.svg")
     Console(width=120).print(table)
 
 
