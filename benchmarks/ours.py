@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 import limit
 import work
+from torch.profiler import ProfilerActivity, profile
 
 from rl4nlu import ppo, sft
 from rl4nlu.ask import Question, ask
@@ -144,6 +146,7 @@ def main() -> None:
     words.add_argument("--dtype", default="float32")
     words.add_argument("--steps", type=int, default=6)
     words.add_argument("--limit", type=int, default=400)
+    words.add_argument("--profile", action="store_true", help="of a training: also where the time goes")
     given = words.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):
         if given.work in work.SCORING:
@@ -154,7 +157,10 @@ def main() -> None:
             if given.work.startswith("ppo"):
                 policy.add_value_head()
             rows = [(work.prompt(row), work.gold(row)) for row in work.rte(given.data, "train")]
-            found = train(policy, rows[: work.BATCH * given.steps], settings)
+            with profile(activities=[ProfilerActivity.CPU]) if given.profile else contextlib.nullcontext() as seen:
+                found = train(policy, rows[: work.BATCH * given.steps], settings)
+            if seen is not None:
+                sys.stderr.write(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=30) + "\n")
     print(json.dumps({"side": "rl4nlu", "work": given.work, **found}))
 
 

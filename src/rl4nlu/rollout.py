@@ -98,11 +98,12 @@ def begin_all(
         max_new_tokens: where an answer is cut.
         max_tokens: bound of the tokens in a micro-batch.
     """
+    if not policy.shared:
+        return None
     rows = [(prompt, [[policy.pad] * max_new_tokens] * answers) for prompt in prompts]
     batches = list(islice(micro_batches(rows, max_tokens, policy.pad, policy.device), 2))
-    if len(batches) > 1 or not policy.shared:
+    if len(batches) > 1:
         return None
-    policy.model.eval()
     with torch.enable_grad():
         return begin(policy.model, batches[0], answers, max_new_tokens, goes_on=True)
 
