@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from . import stop
-from .commands import COMMANDS, Args
+from .commands import COMMANDS, GROUPS, Args, summary_of
 from .errors import Diverged, Halted, OutOfMemory, UserError, did_you_mean
 from .redact import redact
 
@@ -83,13 +82,13 @@ def _tell_crash(kind: type[BaseException], error: BaseException, trace: Any) -> 
 
 
 def _help() -> str:
-    lines = ["usage: rl4nlu COMMAND [FILE.yaml] [--flags]", "", "commands:"]
-    lines += [f"  {name:<10}{_first_line(function)}" for name, function in COMMANDS.items()]
-    return "\n".join([*lines, "", "rl4nlu COMMAND --help tells all settings of a command; start with: rl4nlu demo"])
-
-
-def _first_line(function: Callable) -> str:
-    return (function.__doc__ or "").splitlines()[0]
+    lines = [
+        "usage: rl4nlu COMMAND [FILE.yaml] [--flags]",
+        "       rl4nlu demo   # everything on bundled data, no network",
+    ]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {one.__name__:<10}{summary_of(one)[0].splitlines()[0]}" for one in commands)]
+    return "\n".join([*lines, "", "rl4nlu COMMAND --help tells the settings of a command"])
 
 
 if __name__ == "__main__":

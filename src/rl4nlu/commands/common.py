@@ -1,0 +1,82 @@
+"""What the sub-commands have in common: how they read their words, and their last lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+Args = Sequence[str]
+Command = Callable[[Args], int | None]
+
+
+def summary_of(command: Command) -> tuple[str, str]:
+    """What a command does, in a sentence, and an example of it: the two paragraphs of its docstring."""
+    first, example = (command.__doc__ or "").strip().split("\n\n")
+    return first.strip(), example.strip()
+
+
+def example_of(command: Command) -> str:
+    """An example of a command."""
+    return summary_of(command)[1]
+
+
+def settings_of(command: Command, kind: Any, args: Args) -> Any:
+    """Settings from the words behind a command."""
+    from .. import config
+
+    first, example = summary_of(command)
+    return config.parse(kind, args, f"rl4nlu {command.__name__}", f"{first}\n\nexample: {example}")
+
+
+def make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """A run and its results: what needs no model is checked before the heavy imports come in."""
+    from ..resume import function_of, prepare
+
+    prepared = prepare(command, settings, reopened=False)
+    return function_of(command, prepared.settings)(settings, prepared)
+
+
+def need(settings: Any, *names: str | None) -> None:
+    """Complain about what is missing or misspelt before the heavy imports."""
+    from ..tasks import find_all
+
+    hints = {
+        "task": "--task glue/rte; `rl4nlu tasks` lists them",
+        "model": "--model mini, a folder, or a name on the hub",
+    }
+    for name in filter(None, names):
+        if not getattr(settings, name):
+            raise UserError(f"--{name} is missing, e.g. {hints[name]}")
+    if settings.task is not None:
+        find_all(settings.task)
+
+
+def paths(args: Args) -> tuple[list[Path], Args]:
+    """The paths in front of the flags, and the flags."""
+    split = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    return [Path(arg) for arg in args[:split]], args[split:]
+
+
+def run_folder(command: Command, args: Args) -> tuple[Path, Args]:
+    """The run folder in front of the flags, and the flags."""
+    if args and not args[0].startswith("-"):
+        return Path(args[0]), args[1:]
+    if {"-h", "--help"} & set(args):
+        return Path("RUN"), args
+    kind = "a run" if command.__name__ == "resume" else "a finished run"
+    raise UserError(f"{command.__name__} needs the folder of {kind} first: {example_of(command)}")
+
+
+def finish(path: Path, results: list[dict[str, Any]], next_command: str) -> None:
+    """The last lines of every command: the scores, where everything is, what to try next."""
+    from ..tables import print_table
+
+    print_table(results)
+    print(f"results and predictions are in {path}")
+    suite = results[0]["task"].split("/")[0]
+    if suite in ("glue", "superglue") and not any(result["metrics"] for result in results):
+        next_command = f"rl4nlu submit {path} --out {suite}.zip"
+    print(f"next: {next_command}")

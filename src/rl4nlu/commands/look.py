@@ -1,0 +1,97 @@
+"""The sub-commands to look at things, and to begin them: no model is loaded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..errors import UserError, did_you_mean
+from .common import Args, example_of, paths, settings_of
+
+
+def tasks(args: Args) -> None:
+    """The tasks: metrics, splits, label words.
+
+    rl4nlu tasks
+    """
+    if args:
+        if args[0] in ("-h", "--help"):
+            print(tasks.__doc__)
+            return
+        raise UserError(f"tasks takes no argument, and {args[0]!r} was given; leave it out")
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..tasks import TASKS
+
+    table = Table("task", "metrics", "evaluated on", "labels and their words", box=None, header_style="bold")
+    for task in TASKS.values():
+        if task.numeric:
+            words = f"{task.labels[0]} to {task.labels[-1]} in steps of 0.2"
+        else:
+            words = ", ".join(f"{label}: {task.words[label]}" for label in task.labels)
+        table.add_row(task.name, ", ".join(task.metrics), task.eval_split, words)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+
+
+def new(args: Args) -> None:
+    """A commented file to start from: a task of your own, or the settings of a command.
+
+    rl4nlu new task my.yaml
+    """
+    from ..new import write_new
+    from ..settings import RUNS
+
+    kinds = ("task", *RUNS)
+    if {"-h", "--help"} & set(args):
+        print(f"{new.__doc__}\n    kinds: {', '.join(kinds)}")
+        return
+    if len(args) != 2:
+        raise UserError(f"new needs a kind and a file: {example_of(new)}")
+    kind, name = args
+    if kind not in kinds:
+        near = did_you_mean(kind, kinds)
+        raise UserError(f"new: no kind of file is called {kind!r}{near}; choose {', '.join(kinds)}")
+    write_new(kind, Path(name))
+    then = f"rl4nlu check {name}" if kind == "task" else f"rl4nlu {kind} {name}"
+    print(f"{name} is written; fill it in, then: {then}")
+
+
+def check(args: Args) -> None:
+    """Look at a task file, a settings file, or a zip for a server: what is wrong with it, by line.
+
+    rl4nlu check my.yaml
+    """
+    from ..settings import CheckSettings
+
+    files, rest = paths(args)
+    settings = settings_of(check, CheckSettings, rest)
+    if len(files) != 1:
+        raise UserError(f"check needs one file: {example_of(check)}")
+    from ..check import check as run_it
+
+    for line in run_it(files[0], settings.data, settings.max_bad_rows):
+        print(line)
+
+
+def report(args: Args) -> None:
+    """One HTML page of runs side by side: table, curves, examples.
+
+    rl4nlu report runs/a runs/b --out report.html
+    """
+    from ..settings import ReportSettings
+
+    folders, rest = paths(args)
+    settings = settings_of(report, ReportSettings, rest)
+    if not folders:
+        raise UserError("report needs at least one run folder: rl4nlu report RUN... --out report.html")
+    from ..report import collect, differences, write_page
+    from ..tables import print_differences, print_table
+
+    runs = collect(folders)
+    found = differences(runs)
+    write_page(runs, settings.out, found)
+    print_table([result for run in runs for result in run.results])
+    print_differences(found)
+    print(f"the report is in {settings.out}")

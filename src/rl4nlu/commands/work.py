@@ -1,0 +1,129 @@
+"""The sub-commands that ask or train a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UserError
+from .common import Args, example_of, finish, make_run, need, run_folder, settings_of
+
+
+def demo(args: Args) -> None:
+    """Zero-shot, few-shot, SFT and PPO on the bundled model and tasks; no network.
+
+    rl4nlu demo
+    """
+    from ..settings import DemoSettings
+
+    settings = settings_of(demo, DemoSettings, args)
+    from ..run import check_free
+
+    check_free(settings.out)
+    from ..demo import demo as run_it
+
+    run_it(settings)
+
+
+def evaluate(args: Args) -> None:
+    """Ask a model every row of a split: zero-shot, few-shot, or with a trained adapter.
+
+    rl4nlu evaluate --task glue/rte --model mini --data DIR --shots 5
+    """
+    from ..settings import EvaluateSettings
+
+    settings = settings_of(evaluate, EvaluateSettings, args)
+    need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
+    run, results = make_run("evaluate", settings)
+    finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
+
+
+def sft(args: Args) -> None:
+    """Supervised fine-tuning with LoRA on the gold answers.
+
+    rl4nlu sft --task glue/sst2 --model mini --data DIR --max-steps 600 --out runs/sst2-sft
+    """
+    from ..settings import SftSettings
+
+    settings = settings_of(sft, SftSettings, args)
+    need(settings, "task", "model" if settings.init is None else None)
+    run, results = make_run("sft", settings)
+    again = f" --data {settings.data}" if settings.data else ""
+    finish(run.path, results, f"rl4nlu ppo --task {settings.task}{again} --init {run.path}")
+
+
+def ppo(args: Args) -> None:
+    """PPO with LoRA and its kin: answers are actions, the reward compares them with the gold one.
+
+    rl4nlu ppo --task glue/sst2 --model mini --data DIR --init runs/sst2-sft --out runs/sst2-ppo
+    """
+    from ..settings import PpoSettings
+
+    settings = settings_of(ppo, PpoSettings, args)
+    need(settings, "task", "model" if settings.init is None else None)
+    run, results = make_run("ppo", settings)
+    before = f"{settings.init} " if settings.init else ""
+    finish(run.path, results, f"rl4nlu report {before}{run.path} --out report.html")
+
+
+def classify(args: Args) -> None:
+    """A classification head on an encoder, or on a decoder with LoRA: the baseline.
+
+    rl4nlu classify --task glue/rte --model google-bert/bert-base-uncased --out runs/rte-bert
+    """
+    from ..settings import ClassifySettings
+
+    settings = settings_of(classify, ClassifySettings, args)
+    need(settings, "task", "model")
+    run, results = make_run("classify", settings)
+    finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
+
+
+def predict(args: Args) -> None:
+    """Answer new rows with a trained run.
+
+    rl4nlu predict runs/sst2-ppo --input rows.jsonl --output answers.jsonl
+    """
+    from ..settings import PredictSettings
+
+    run, rest = run_folder(predict, args)
+    settings = settings_of(predict, PredictSettings, rest)
+    for name in ("input", "output"):
+        if getattr(settings, name) is None:
+            raise UserError(f"--{name} is missing; see: rl4nlu predict --help")
+    from ..prepare import prepare_prediction
+
+    prepared = prepare_prediction(run, settings)
+    from ..predict import predict as run_it
+
+    count = run_it(run, settings, prepared)
+    print(f"{count} answers are in {settings.output}")
+
+
+def resume(args: Args) -> None:
+    """Go on with a run that was stopped or killed, to the end that it would have come to.
+
+    rl4nlu resume runs/sst2-ppo
+    """
+    from ..settings import ResumeSettings
+
+    path, rest = run_folder(resume, args)
+    settings = settings_of(resume, ResumeSettings, rest)
+    from ..resume import resume as run_it
+
+    results = run_it(path, settings)
+    finish(path, results, f"rl4nlu report {path} --out report.html")
+
+
+def suite(args: Args) -> int:
+    """Tasks x methods x seeds from one file: the plan, all runs, one report; the same command goes on after a stop.
+
+    rl4nlu suite study.yaml --jobs 2
+    """
+    from ..settings import SuiteSettings
+
+    settings = settings_of(suite, SuiteSettings, args)
+    if not args or args[0].startswith("-"):
+        raise UserError(f"suite needs a file: {example_of(suite)}")
+    from ..suite import suite as run_it
+
+    return run_it(settings.model_copy(update={"out": settings.out or Path("runs") / Path(args[0]).stem}))
