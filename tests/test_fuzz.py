@@ -28,7 +28,7 @@ from rl4nlu.cli import main
 from rl4nlu.errors import UserError
 from rl4nlu.plan import make_plan
 from rl4nlu.prompts import Prompter
-from rl4nlu.report import collect, differences, write_page
+from rl4nlu.report import collect, differences, write
 from rl4nlu.rows import read_rows
 from rl4nlu.settings import COMMANDS, SuiteSettings
 from rl4nlu.submit import submit
@@ -540,7 +540,7 @@ def test_the_report_of_what_runs_have_written(place, drawn, task):
     def work() -> None:
         runs = collect([place / "a", place / "b"])
         found = differences(runs)
-        write_page(runs, place / "page.html", found)
+        write(runs, place / "page.html", found)
         print_table([result for run in runs for result in run.results])
         print_differences(found)
 

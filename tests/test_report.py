@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from rl4nlu.report import collect, differences, write_page
+from rl4nlu.report import collect, differences, write
 from rl4nlu.tables import averages, grid, heads, print_differences, print_table
 from rl4nlu.tasks import find
-
-
-def result(task="glue/rte", method="sft", value=0.7, seed=0, **more) -> dict:
-    entry = {"task": task, "method": method, "model": "mini", "shots": 0, "decode": "score", "seed": seed, "n": 100}
-    scores = {"metrics": {"accuracy": value}, "stderr": {"accuracy": 0.03}, "unparsable": 0, "split": "dev"}
-    return {**entry, **scores, "cut_rows": 0, "seconds": 1.0, **more}
+from runs_made import make_run, result
 
 
 def test_columns_tell_methods_apart():
@@ -67,28 +60,17 @@ def test_the_same_state_measured_twice_is_no_second_seed():
 def test_averages_need_every_task():
     names = ("boolq", "copa", "rte", "wic", "wsc")
     rows = [result(f"superglue/{name}", value=0.8) for name in names]
-    assert averages(rows) == {"average": {"sft": "80.0"}}
+    # five independent errors of 3 points
+    assert averages(rows)["average"]["sft"].text == f"80.0 ± {3 / 5**0.5:.1f}"
+    assert set(averages(rows)) == {"average"}
     pairs = {"cb": ("accuracy", "macro_f1"), "multirc": ("f1a", "exact_match"), "record": ("record_f1", "record_em")}
     for name, metrics in pairs.items():
         values, errors = dict(zip(metrics, (0.6, 0.4), strict=True)), dict.fromkeys(metrics, 0.03)
         rows.append(result(f"superglue/{name}", metrics=values, stderr=errors))
     found = averages(rows)
     # five at 80 and three at the mean of 60 and 40; eight independent errors of 3
-    assert found["SuperGLUE"] == {"sft": f"{(5 * 80 + 3 * 50) / 8:.1f} ± {3 / 8**0.5:.1f}"}
+    assert found["SuperGLUE"]["sft"].text == f"{(5 * 80 + 3 * 50) / 8:.1f} ± {3 / 8**0.5:.1f}"
     assert "GLUE" not in found
-
-
-def make_run(folder: Path, name: str, method: str, said: list[str], golds: list[str], seed: int = 0) -> Path:
-    folder.mkdir()
-    right = [s == g for s, g in zip(said, golds, strict=True)]
-    entry = result(name, method, sum(right) / len(right), seed, n=len(golds))
-    (folder / "results.json").write_text(json.dumps({"schema": 1, "results": [entry]}))
-    rows = [
-        {"task": name, "id": str(i), "gold": g, "prediction": s, "scores": None, "text": None}
-        for i, (s, g) in enumerate(zip(said, golds, strict=True))
-    ]
-    (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
 
 
 @pytest.fixture
@@ -117,12 +99,11 @@ def test_differences_from_predictions(runs):
 
 def test_page_and_terminal_say_which_are_real(runs, tmp_path, capsys):
     found = differences(runs)
-    write_page(runs, tmp_path / "page.html", found)
+    write(runs, tmp_path / "page.html", found)
     page = (tmp_path / "page.html").read_text()
     section = page.split("Which differences are real")[1].split("</table>")[0]
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in section.split("<tr>")[2:]]
     assert [row[-1] == "real" for row in rows] == [False, True, True]
-    assert "<script" not in page
     print_table([result for run in runs for result in run.results])
     print_differences(found)
     out = capsys.readouterr().out

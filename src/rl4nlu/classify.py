@@ -107,7 +107,10 @@ def measure(
     def answers(first: int, advance: Advance) -> Iterator[Prediction]:
         return ask(classifier, rows, advance, first)
 
-    found = tally(f"classify {task.name}", task, rows, answers, CHUNK, run)
+    def texts(numbers: Sequence[int]) -> list[str]:
+        return ["\n".join("\n".join(text) for text in classifier.texts(rows[i])) for i in numbers]
+
+    found = tally(f"classify {task.name}", task, rows, answers, CHUNK, run, prompts=texts)
     return {**entry, **found}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,10 @@ class Difference:
     p: float
     """Two-sided, of `test`; after `holm` adjusted for all differences that are reported together."""
     test: str
+    draws_R: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    """The difference in each draw of the bootstrap."""
+    documents: int = field(default=0, repr=False)
+    """How many were drawn from."""
 
     @property
     def real(self) -> bool:
@@ -98,8 +102,31 @@ def compare(task: Task, runs: Mapping[str, Sequence[Sequence[Outcome]]]) -> list
             if independent and len(aligned[a]) == len(aligned[b]) == 1:
                 test = "McNemar"
                 p = mcnemar(*([task.judge(o.prediction, o.example) for o in aligned[name][0]] for name in (a, b)))
-            found.append(Difference(task.name, a, b, whole[a] - whole[b], low, high, p, test))
+            delta, documents = whole[a] - whole[b], len(draws[0])
+            found.append(Difference(task.name, a, b, delta, low, high, p, test, delta_R, documents))
     return found
+
+
+def difference_of_means(found: Sequence[Difference], tasks: int) -> list[Difference]:
+    """The differences of the means over all tasks, of every two methods that were compared on each of them. Tasks have
+    no rows in common, so the draws of one say nothing of those of another, and the mean of one draw each is a draw.
+
+    Args:
+        found: what `compare` found, task by task.
+        tasks: how many there are; of a single one there is no mean.
+    """
+    pairs: dict[tuple[str, str], list[Difference]] = {}
+    for one in found:
+        pairs.setdefault((one.a, one.b), []).append(one)
+    means = []
+    for (a, b), of_tasks in pairs.items():
+        if 1 < tasks == len(of_tasks):
+            delta = float(np.mean([one.delta for one in of_tasks]))
+            delta_R, documents = np.mean([one.draws_R for one in of_tasks], 0), sum(one.documents for one in of_tasks)
+            low, high = np.quantile(delta_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+            p = bootstrap_p(delta_R, delta, documents)
+            means.append(Difference("average", a, b, delta, low, high, p, "paired bootstrap", delta_R, documents))
+    return means
 
 
 def bootstrap_p(delta_R: np.ndarray, delta: float, documents: int) -> float:

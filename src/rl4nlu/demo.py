@@ -8,7 +8,7 @@ from .classify import classify
 from .config import validate
 from .evaluate import evaluate
 from .ppo import ppo
-from .report import collect, differences, write_page
+from .report import collect, differences, write
 from .run import claim
 from .settings import ClassifySettings, DemoSettings, EvaluateSettings, PpoSettings, SftSettings
 from .sft import sft
@@ -52,7 +52,7 @@ def demo(settings: DemoSettings) -> None:
             values = {"model": MINILM, "task": task.name, "max_steps": HEAD_STEPS, "seed": settings.seed}
             classify(validate(ClassifySettings, {**values, "out": out / f"encoder-{task.name.split('/')[1]}"}))
     runs = collect([out])
-    write_page(runs, out / "report.html", differences(runs))
+    write(runs, out / "report.html", differences(runs))
     print_table([result for run in runs for result in run.results])
     print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {out / 'report.html'}")
     print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")

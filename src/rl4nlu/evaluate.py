@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,15 @@ from .sources import MINI
 from .tasks import Example, Task
 from .trained import trained_as
 
+PROMPTS_KEPT, LETTERS = 200, 6000
+"""Rows of a task whose prompts are kept, and how much of each: its end, where the row's own texts stand."""
+
+
+def to_look_at(rows: Sequence[Example]) -> list[int]:
+    """Numbers of some rows: the same ones in every run on these rows, so that methods can be read side by side."""
+    drawn = sorted(range(len(rows)), key=lambda i: hashlib.sha256(rows[i].id.encode()).digest())
+    return sorted(drawn[:PROMPTS_KEPT])
+
 
 def tally(
     title: str,
@@ -31,6 +41,7 @@ def tally(
     multiple: int,
     run: Run | None = None,
     guess: Callable[[int], str] | None = None,
+    prompts: Callable[[Sequence[int]], list[str]] | None = None,
 ) -> dict[str, Any]:
     """Take note of every prediction and compute the task's metrics: the figures of one entry of results.json.
 
@@ -42,8 +53,13 @@ def tally(
         multiple: that first row is a multiple of so many.
         run: where each prediction is written as it comes; of one that is reopened those that are there are kept.
         guess: row number -> label, for answers that could not be parsed; None: they count as wrong.
+        prompts: numbers of rows -> what the model is shown of them; the run keeps some.
     """
     start = time.perf_counter()
+    if run is not None and prompts is not None:
+        looked_at = to_look_at(rows)
+        texts = zip(looked_at, prompts(looked_at), strict=True)
+        run.keep_prompts(task.name, {rows[i].id: text[-LETTERS:] for i, text in texts})
     kept = run.predicted(task.name, multiple) if run is not None else []
     found = [Prediction.read(row, there) for row, there in zip(rows, kept, strict=False)]
     with Meter(title, len(rows), done=len(found)) as meter:
@@ -81,6 +97,9 @@ def measure(
             return ask_calibrated(policy, question, how.calibrate, settings, advance)
         return ask(policy, question, how.decode, settings, how.answer_tokens, advance, first)
 
+    def prompts(numbers: Sequence[int]) -> list[str]:
+        return [row.prompt.text for row in question.rows.take(numbers)]
+
     def guess(row: int) -> str:
         drawn = generator(settings.seed, f"unparsable/{task.name}", row).integers(len(task.labels))
         return task.labels[drawn]
@@ -103,7 +122,7 @@ def measure(
     drawing = guess if how.unparsable == "random" else None
     rows = question.rows.examples
     multiple = CHUNK if how.calibrate == "none" else max(1, len(rows))  # calibration may need all rows at once
-    return {**entry, **tally(f"{method} {task.name}", task, rows, answers, multiple, run, drawing)}
+    return {**entry, **tally(f"{method} {task.name}", task, rows, answers, multiple, run, drawing, prompts)}
 
 
 def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None) -> tuple[Run, list[dict[str, Any]]]:

@@ -211,7 +211,9 @@ def _on_labels(function: Callable[[int, np.ndarray, np.ndarray, np.ndarray], flo
             weight_P = count_PD @ weight_D
             drawn = weight_P > 0
             gold, said = pair_PX[drawn].T
-            if (weight_D == 1).all() or len(set(gold)) == 1 or len(set(said)) == 1:
+            constant = len(set(gold)) == 1, len(set(said)) == 1
+            undefined = any(constant) if soft == "matthews" else all(constant)  # 0 / 0 in the table
+            if (weight_D == 1).all() or undefined:
                 return function(len(judged.task.labels), gold, said, weight_P[drawn])
             table_LC = np.zeros((len(judged.task.labels), len(judged.task.labels) + 1))
             table_LC[gold, said] = weight_P[drawn]

@@ -123,6 +123,11 @@ class Run:
         """Append one row to predictions.jsonl."""
         self.predictions.append(row)
 
+    def keep_prompts(self, task: str, prompts: Mapping[str, str]) -> None:
+        """Put the prompts of some rows of a task (id -> text) into prompts.json, for a reader of its answers."""
+        file = self.path / "prompts.json"
+        files.write_json(file, {**files.read_json(file), task: prompts})
+
     def predicted(self, task: str, multiple: int) -> list[dict[str, Any]]:
         """The rows of a task that were predicted before the run was reopened, cut back to a multiple of so many: the
         rest of such a group is predicted again together, as it would have been. What stands behind them is removed."""

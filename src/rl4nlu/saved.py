@@ -62,6 +62,8 @@ class _Step(_Read):
     step: Annotated[float, Field(ge=0, le=1e12)]
 
 
+_PROMPTS: TypeAdapter[Any] = TypeAdapter(dict[str, dict[str, str]])
+_VERSIONS: TypeAdapter[Any] = TypeAdapter(dict[Line, Any])
 _RESULTS, _ROW, _STEP = TypeAdapter(list[_Result]), TypeAdapter(_Row), TypeAdapter(_Step)
 
 
@@ -103,6 +105,32 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     return lines(folder / "metrics.jsonl", _STEP)
 
 
+def prompts(folder: Path) -> dict[str, dict[str, str]]:
+    """Task -> id of a row -> its prompt, of the rows whose prompts a run has kept; none in those of older versions.
+
+    Raises:
+        UserError: the file is not what it should be.
+    """
+    return _object(folder / "prompts.json", _PROMPTS)
+
+
+def versions(folder: Path) -> dict[str, Any]:
+    """What a run says of the libraries it was made with.
+
+    Raises:
+        UserError: the file is not what it should be.
+    """
+    found = _object(folder / "environment.json", _VERSIONS)
+    return {name: value for name, value in found.items() if name != "folder"}
+
+
+def _object(path: Path, kind: TypeAdapter[Any]) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where it is not there."""
+    found = _parsed(text(path) or "{}", f"{path}")
+    _validate(kind, found, f"{path}")
+    return found
+
+
 def lines(path: Path, kind: TypeAdapter[Any]) -> list[dict[str, Any]]:
     """The objects in a JSONL file, none where it is not there.
 
@@ -112,14 +140,19 @@ def lines(path: Path, kind: TypeAdapter[Any]) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(text(path).split("\n"), 1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as wrong:
-                raise UserError(f"{path}:{number}: not a JSON object ({str(wrong)[:100]}); run it again") from None
-            if "\\ud" in line.lower() and _HALF.search(json.dumps(row, ensure_ascii=False)):
-                raise UserError(f"{path}:{number}: half a character stands here (a lone \\ud800 to \\udfff)")
+            row = _parsed(line, f"{path}:{number}")
             _validate(kind, row, f"{path}:{number}")
             found.append(row)
+    return found
+
+
+def _parsed(line: str, where: str) -> Any:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as wrong:
+        raise UserError(f"{where}: not a JSON object ({str(wrong)[:100]}); run it again") from None
+    if "\\ud" in line.lower() and _HALF.search(json.dumps(found, ensure_ascii=False)):
+        raise UserError(f"{where}: half a character stands here (a lone \\ud800 to \\udfff)")
     return found
 
 

@@ -20,7 +20,7 @@ from .config import validate
 from .errors import UserError
 from .names import short
 from .plan import SOURCES, Group, Job, Plan, make_plan, show
-from .report import collect, differences, write_page
+from .report import collect, differences, write
 from .run import read_config
 from .settings import SuiteSettings
 from .stop import Interrupted
@@ -349,7 +349,7 @@ def _report(study: Study) -> int:
     if folders:
         runs = collect(folders)
         found = differences(runs)
-        write_page(runs, study.out / "report.html", found)
+        write(runs, study.out / "report.html", found)
         print_table([result for run in runs for result in run.results])
         print_differences(found)
         print(f"the report is in {study.out / 'report.html'}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,8 @@ def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[s
     table: dict[str, dict[str, Cell]] = {}
     for task in sorted(found, key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS)):
         cells = {head: _cell(group) for head, group in found[task].items()}
-        top = max(cell.value for cell in cells.values())
-        table[task] = {head: replace(cell, best=cell.value == top) for head, cell in cells.items()}
+        best = best_of(cells)
+        table[task] = {head: replace(cell, best=head in best) for head, cell in cells.items()}
     return columns, table
 
 
@@ -114,13 +115,18 @@ def main_metric(result: dict[str, Any]) -> str:
     return next(iter(result["metrics"]))
 
 
-def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Name of an average -> column -> its text, of the columns that have all it needs."""
+def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Cell]]:
+    """Name of an average -> column -> its cell, of the columns that have all it needs. Tasks have no rows in common, so
+    their errors add in squares."""
     columns, table = grid(results)
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, Cell]] = {}
     if len(table) > 1:
-        full = [head for head in columns if all(head in row for row in table.values())]
-        found["average"] = {h: f"{100 * statistics.mean(row[h].value for row in table.values()):.1f}" for h in full}
+        rows = list(table.values())
+        for head in (head for head in columns if all(head in row for row in rows)):
+            value = statistics.mean(row[head].value for row in rows)
+            error = math.hypot(*(row[head].error for row in rows)) / len(rows)
+            seeds = min(row[head].seeds for row in rows)
+            found.setdefault("average", {})[head] = Cell(value, error, 0, seeds)
     scores: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result, head in zip(results, heads(results), strict=True):
         for metric in result["metrics"]:
@@ -133,8 +139,14 @@ def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
             mean = average(name, {key: (cell.value, cell.error) for key, cell in cells.items()})
             if mean is not None:
                 seeds = min(cell.seeds for cell in cells.values())
-                found.setdefault(name, {})[head] = Cell(*mean, 0, seeds).text
+                found.setdefault(name, {})[head] = Cell(*mean, 0, seeds)
     return found
+
+
+def best_of(row: Mapping[str, Cell]) -> set[str]:
+    """The columns with the highest score of a row; none where there is only one."""
+    top = max((cell.value for cell in row.values()), default=0.0)
+    return {head for head, cell in row.items() if cell.value == top} if len(row) > 1 else set()
 
 
 def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
@@ -150,7 +162,7 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
         texts = {h: f"[bold]{escape(row[h].text)}[/]" if row[h].best else escape(row[h].text) for h in row}
         table.add_row(escape(task), escape(metric[task]), rows_text(row), *[texts.get(h, "") for h in columns])
     for name, values in averages(results).items():
-        table.add_row(name, "", "", *[escape(values.get(h, "")) for h in columns])
+        table.add_row(name, "", "", *[escape(values[h].text) if h in values else "" for h in columns])
     return table
 
 

@@ -76,9 +76,9 @@ def check(args: Args) -> None:
 
 
 def report(args: Args) -> None:
-    """One HTML page of runs side by side: table, curves, examples.
+    """Runs side by side: a page with scores, tests, curves, examples; or a table for a paper (.tex, .md, .csv, .json).
 
-    rl4nlu report runs/a runs/b --out report.html
+    rl4nlu report runs/a runs/b --out report.html scores.tex
     """
     from ..settings import ReportSettings
 
@@ -86,12 +86,15 @@ def report(args: Args) -> None:
     settings = settings_of(report, ReportSettings, rest)
     if not folders:
         raise UserError("report needs at least one run folder: rl4nlu report RUN... --out report.html")
-    from ..report import collect, differences, write_page
+    from ..report import collect, differences, kind_of, write
     from ..tables import print_differences, print_table
 
+    for out in settings.out:
+        kind_of(out)
     runs = collect(folders)
     found = differences(runs)
-    write_page(runs, settings.out, found)
+    for out in settings.out:
+        write(runs, out, found)
     print_table([result for run in runs for result in run.results])
     print_differences(found)
-    print(f"the report is in {settings.out}")
+    print(f"the report is in {' and '.join(map(str, settings.out))}")

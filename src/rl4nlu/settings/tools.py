@@ -43,8 +43,8 @@ class CheckSettings(Frozen):
 
 
 class ReportSettings(Frozen):
-    out: Path = Path("report.html")
-    """The page to write."""
+    out: tuple[Path, ...] = Field((Path("report.html"),), min_length=1)
+    """Files to write: .html, the page; .md, .tex (booktabs), .csv, .json: its tables."""
 
 
 class DemoSettings(Frozen):

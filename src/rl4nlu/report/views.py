@@ -1,0 +1,163 @@
+"""Run folders, read and checked; and every two methods compared on the rows they share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .. import saved, yamls
+from ..compare import Difference, compare, difference_of_means, holm
+from ..errors import UserError
+from ..metrics import Outcome
+from ..tables import grid, heads
+from ..tasks import TASKS, Example, Task
+from ..tasks.own import read_task
+
+TUNING = "tuning"
+"""Where a suite keeps the runs by which it chose settings."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What a report shows of a run."""
+
+    path: Path
+    results: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+    command: str
+    settings: str
+    tasks: dict[str, Task]
+    """The tasks of its results by name, the user's own among them."""
+    prompts: Mapping[str, Mapping[str, str]]
+    """Task -> id of a row -> what the model was shown, of some rows."""
+    versions: Mapping[str, Any]
+    """Of the libraries it was made with."""
+
+    @property
+    def title(self) -> str:
+        """Its folder's name; of a run of a suite, whose folders are alike, with the method's."""
+        return "/".join([*(result["name"] for result in self.results[:1] if "name" in result), self.path.name])
+
+    @cached_property
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Task -> its rows of predictions.jsonl."""
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in self.predictions:
+            for name in [row["task"]] if "task" in row else self.tasks:
+                found[name].append(row)
+        return dict(found)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Its settings as plain values; none where they cannot be read."""
+        try:
+            found = yamls.values(self.path / "config.yaml", self.settings)
+        except UserError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One method on one task: the runs that share a cell of the table, one for each seed."""
+
+    task: str
+    head: str
+    runs: tuple[RunView, ...]
+    results: tuple[dict[str, Any], ...]
+
+
+def collect(paths: Sequence[Path]) -> list[RunView]:
+    """Read run folders; a folder that holds run folders (a demo's, a suite's) stands for all of them, but for those
+    that only chose a suite's settings.
+
+    Raises:
+        UserError: a folder holds no results.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        below = [path] if (path / "results.json").is_file() else sorted(f.parent for f in path.rglob("results.json"))
+        inner = [folder for folder in below if TUNING not in folder.relative_to(path).parts]
+        folders += inner or [path]  # of one without results the reader says so
+    runs = [_view(folder) for folder in folders]
+    saved.same_metrics([result for run in runs for result in run.results])
+    return runs
+
+
+def _view(folder: Path) -> RunView:
+    own = [read_task(path) for path in sorted((folder / "tasks").glob("*"))]
+    results = [{**result, "run": folder.name} for result in saved.results(folder)]
+    known = {**TASKS, **{task.name: task for task in own}}
+    tasks = {result["task"]: known[result["task"]] for result in results if result["task"] in known}
+    return RunView(
+        folder,
+        results,
+        saved.steps(folder),
+        saved.predictions(folder, tasks),
+        saved.text(folder / "command.txt"),
+        saved.text(folder / "config.yaml"),
+        tasks,
+        saved.prompts(folder),
+        saved.versions(folder),
+    )
+
+
+def columns_of(runs: Sequence[RunView]) -> list[Column]:
+    """Every cell of the table with the runs behind it, task by task in the table's order. The same state measured twice
+    counts once."""
+    results = [(run, result) for run in runs for result in run.results]
+    found: dict[tuple[str, str], dict[int, tuple[RunView, dict[str, Any]]]] = defaultdict(dict)
+    for (run, result), head in zip(results, heads([result for _, result in results]), strict=True):
+        if result["metrics"]:
+            found[result["task"], head].setdefault(result["seed"], (run, result))
+    order, table = grid([result for _, result in results])
+    pairs = [(task, head) for task in table for head in order if (task, head) in found]
+    return [
+        Column(
+            task, head, *map(tuple, zip(*(of_seed for _, of_seed in sorted(found[task, head].items())), strict=True))
+        )
+        for task, head in pairs
+    ]
+
+
+def differences(runs: Sequence[RunView]) -> list[Difference]:
+    """Paired tests of every two columns of each task, on the rows they share, and of their means over all tasks; p
+    adjusted for all of them together."""
+    outcomes: dict[str, dict[str, list[list[Outcome]]]] = defaultdict(dict)
+    tasks: dict[str, Task] = {}
+    columns = columns_of(runs)
+    for column in reversed(columns):  # what stands further right in the table is compared with what stands left of it
+        for run in column.runs:
+            if column.task in run.tasks:
+                task = tasks[column.task] = run.tasks[column.task]
+                outcomes[column.task].setdefault(column.head, []).append(outcomes_of(task, run.predictions))
+    found = []
+    for name in dict.fromkeys(column.task for column in columns):
+        if name in tasks:
+            found += compare(tasks[name], outcomes[name])
+    shown = len(dict.fromkeys(column.task for column in columns))
+    return holm([*found, *difference_of_means(found, shown)])
+
+
+def outcomes_of(task: Task, predictions: Sequence[dict[str, Any]]) -> list[Outcome]:
+    """Judged rows, from what predictions.jsonl tells of them."""
+    found = []
+    for row in predictions:
+        if row.get("task", task.name) == task.name:
+            found.append(Outcome(example_of(task, row), row["prediction"], _confidence(task, row)))
+    return found
+
+
+def example_of(task: Task, row: Mapping[str, Any]) -> Example:
+    """The row of a data set that a prediction is about, without its texts."""
+    places = {name: row.get(name) for name in ("group", "document")}
+    return Example(row["id"], {}, row["gold"], **places, meta=row.get("meta", {}))
+
+
+def _confidence(task: Task, row: Mapping[str, Any]) -> float | None:
+    return row["scores"][task.labels[-1]] if row.get("scores") and not task.numeric else None
