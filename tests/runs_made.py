@@ -18,7 +18,7 @@ def result(task="glue/rte", method="sft", value=0.7, seed=0, **more) -> dict[str
 
 def make_run(
     folder: Path,
-    name: str,
+    task: str,
     method: str,
     said: Sequence[str | None],
     golds: Sequence[str],
@@ -33,7 +33,7 @@ def make_run(
 
     Args:
         folder: to make.
-        name: of the task, which is told by its accuracy.
+        task: its name; it is told by its accuracy.
         method: in results.json.
         said: answers, None for one that could not be parsed.
         golds: gold labels.
@@ -47,7 +47,7 @@ def make_run(
     folder.mkdir(parents=True)
     right = [s == g for s, g in zip(said, golds, strict=True)]
     labels = sorted({*golds, *(one for one in said if one is not None)})
-    entry = result(name, method, sum(right) / len(right), seed, n=len(golds), **more)
+    entry = result(task, method, sum(right) / len(right), seed, n=len(golds), **more)
     (folder / "results.json").write_text(json.dumps({"schema": 1, "results": [entry]}))
     rows = []
     for i, (s, g) in enumerate(zip(said, golds, strict=True)):
@@ -56,11 +56,11 @@ def make_run(
             rest = (1 - sure[i]) / (len(labels) - 1)
             scores = {label: math.log(sure[i] if label == s else rest) for label in labels}
         text = None if s is not None or sure is not None else "hm"
-        rows.append({"task": name, "id": str(i), "gold": g, "prediction": s, "scores": scores, "text": text})
+        rows.append({"task": task, "id": str(i), "gold": g, "prediction": s, "scores": scores, "text": text})
     (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    (folder / "command.txt").write_text(f"rl4nlu {method} --task {name} --seed {seed}\n")
-    (folder / "config.yaml").write_text(settings or f"task: {name}\nseed: {seed}\n")
+    (folder / "command.txt").write_text(f"rl4nlu {method} --task {task} --seed {seed}\n")
+    (folder / "config.yaml").write_text(settings or f"task: {task}\nseed: {seed}\n")
     if prompts is not None:
-        (folder / "prompts.json").write_text(json.dumps({name: prompts}))
+        (folder / "prompts.json").write_text(json.dumps({task: prompts}))
     return folder

@@ -26,7 +26,7 @@ CURVES = {
     "clipfrac": "clipped share",
 }
 """Logged quantity -> its title."""
-POINTS, ALL_POINTS = 50, 40_000
+POINTS, ALL_POINTS = 50, 16_000
 """Of a curve, at most; and of all on a page, of which none has fewer than 15."""
 COLOURS = ("#0067a5", "#c4440b", "#00735c", "#8a3d9e", "#3d3d3d", "#8a6100", "#c2185b", "#0f7f8c", "#5c6f00", "#6b4226")
 DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")
@@ -70,16 +70,21 @@ def line_of(heads: Sequence[str]) -> dict[str, Line]:
     }
 
 
-def learning_curves(columns: Sequence[Column]) -> list[Curves]:
+def learning_curves(columns: Sequence[Column], most: int = len(CURVES)) -> list[Curves]:
     """For each task the curves of its trained methods: of several seeds the mean, and a band from the lowest to the
-    highest."""
+    highest.
+
+    Args:
+        columns: the methods.
+        most: quantities of which curves are drawn, in the order of CURVES.
+    """
     trained = [column for column in columns if any(run.steps for run in column.runs)]
     style, found = line_of(list(dict.fromkeys(column.head for column in columns))), []
     points = max(15, min(POINTS, ALL_POINTS // (len(CURVES) * max(1, len(trained)))))
     for task in dict.fromkeys(column.task for column in trained):
         here = [column for column in trained if column.task == task]
         pictures = []
-        for name, title in CURVES.items():
+        for name, title in list(CURVES.items())[:most]:
             drawn = [
                 (style[column.head], bands) for column in here if (bands := _bands(column, name, points)) is not None
             ]
@@ -144,9 +149,7 @@ def reliability(found: Calibration, head: str, colour: str, salt: str) -> Pictur
     axis.plot([0, 1], [0, 1], color="#8b95a3", linewidth=0.8, linestyle="--")
     axis.bar(found.confidence_M, np.array(found.count_M) / found.n, width=0.06, color="#d3dae3")
     spans = [accuracy_M - found.low_M, found.high_M - accuracy_M]
-    axis.errorbar(
-        found.confidence_M, accuracy_M, np.maximum(spans, 0), fmt="o-", color=colour, markersize=3.5, linewidth=1.2
-    )
+    axis.errorbar(found.confidence_M, accuracy_M, np.maximum(spans, 0), fmt="-", color=colour, linewidth=1.2)
     axis.set_xlim(0, 1.03)
     axis.set_ylim(0, 1.03)
     return Picture(f"reliability of {head}", _svg(figure, salt))

@@ -19,25 +19,36 @@ from .examples import examples_of
 from .facts import calibration, changes, confusion, cost
 from .views import Column, RunView, columns_of
 
+LIMIT = 1_900_000
+"""Bytes of a page."""
+MOST_DIAGRAMS = 100
+"""Reliability diagrams on a page; of more methods the table alone is shown."""
+FEW = 3
+"""Quantities with curves on a page that would be too large with all."""
 MOST_SETTINGS = 60
 """Runs whose settings are shown in full; of more of them the commands, which say the same, have to do."""
 
 
 def page(runs: Sequence[RunView], found: Sequence[Difference]) -> str:
-    """The page.
+    """The page; if it would be too large, one with fewer curves and no diagrams, which says so.
 
     Args:
         runs: what to show.
         found: the differences between the methods.
     """
+    text = _page(runs, found, whole=True)
+    return text if len(text.encode()) <= LIMIT else _page(runs, found, whole=False)
+
+
+def _page(runs: Sequence[RunView], found: Sequence[Difference], whole: bool) -> str:
     results = [result for run in runs for result in run.results if result["metrics"]]
     columns, table = grid(results)
     cells, means = columns_of(runs), averages(results)
     parts: dict[str, Any] = {
         "differences": found,
-        "curves": learning_curves(cells),
+        "curves": learning_curves(cells, *([] if whole else [FEW])),
         "confusions": _by_task(cells, confusion),
-        "calibrations": _calibrations(cells, columns),
+        "calibrations": _calibrations(cells, columns, MOST_DIAGRAMS if whole else 0),
         "examples": examples_of(cells),
     }
     environments = dict.fromkeys(", ".join(f"{k} {v}" for k, v in run.versions.items()) for run in runs)
@@ -47,6 +58,7 @@ def page(runs: Sequence[RunView], found: Sequence[Difference]) -> str:
 
     return _template().render(
         **parts,
+        whole=whole,
         title=_title(columns, list(table)),
         lead=_lead(columns, table, means, found),
         sections=_sections(parts),
@@ -146,14 +158,14 @@ def _by_task(cells: Sequence[Column], work: Any) -> dict[str, list[tuple[str, An
     return dict(found)
 
 
-def _calibrations(cells: Sequence[Column], columns: Sequence[str]) -> dict[str, list[tuple[str, Any, Any]]]:
-    style = line_of(columns)
-    return {
-        task: [
-            (head, one, reliability(one, head, style[head].colour, f"reliability/{task}/{head}")) for head, one in found
-        ]
-        for task, found in _by_task(cells, calibration).items()
-    }
+def _calibrations(cells: Sequence[Column], columns: Sequence[str], most: int) -> dict[str, list[tuple[str, Any, Any]]]:
+    style, by_task = line_of(columns), _by_task(cells, calibration)
+    drawn = sum(map(len, by_task.values())) <= most
+
+    def picture(task: str, head: str, one: Any) -> Any:
+        return reliability(one, head, style[head].colour, f"reliability/{task}/{head}") if drawn else None
+
+    return {task: [(head, one, picture(task, head, one)) for head, one in found] for task, found in by_task.items()}
 
 
 def _reruns(runs: Sequence[RunView]) -> list[tuple[str, str, str]]:
