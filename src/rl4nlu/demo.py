@@ -1,8 +1,10 @@
-"""The main job on the bundle: four tasks, four methods, one table, one page; no network."""
+"""The main job on the bundle: four tasks, four methods, one table, one page; no network. The page is there after the
+first task, and grows with the others."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from .classify import classify
 from .config import validate
@@ -31,7 +33,8 @@ def demo(settings: DemoSettings) -> None:
     print("all tasks: zero-shot and few-shot")
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "out": out / "zero-shot"}))
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "shots": SHOTS, "out": out / "few-shot"}))
-    for task in find_all("mini"):
+    first, *_ = tasks = find_all("mini")
+    for task in tasks:
         name = task.name.split("/")[1]
         print(f"{task.name}: supervised fine-tuning, then PPO", flush=True)
         trained, _ = sft(
@@ -46,13 +49,22 @@ def demo(settings: DemoSettings) -> None:
             "out": out / f"ppo-{name}",
         }
         ppo(validate(PpoSettings, values))
+        page = write_page(out)
+        if task is first:
+            print(f"the page so far, after {time.perf_counter() - start:.0f} s: {page}", flush=True)
     if encoder_at_hand():
         print("all tasks: a classification head on MiniLM, an encoder", flush=True)
         for task in find_all("mini"):
             values = {"model": MINILM, "task": task.name, "max_steps": HEAD_STEPS, "seed": settings.seed}
             classify(validate(ClassifySettings, {**values, "out": out / f"encoder-{task.name.split('/')[1]}"}))
+    page = write_page(out)
+    print_table([result for run in collect([out]) for result in run.results])
+    print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {page}")
+    print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")
+
+
+def write_page(out: Path) -> Path:
+    """The report on all runs of the demo so far. Returns where it is."""
     runs = collect([out])
     write(runs, out / "report.html", differences(runs))
-    print_table([result for run in runs for result in run.results])
-    print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {out / 'report.html'}")
-    print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")
+    return out / "report.html"

@@ -1,0 +1,238 @@
+"""The program in Python: its commands as functions, for a script or a notebook.
+
+    import rl4nlu
+
+    sft = rl4nlu.sft("mini/question", max_steps=25)
+    ppo = rl4nlu.ppo("mini/question", init=sft, max_steps=25)
+    print(ppo)
+    rl4nlu.report([sft, ppo], "report.html")
+
+Settings are those of the command line, as keywords with `_` for `-`; groups are dicts (`lora={"r": 8}`). What the command
+line says in one line is raised as `UserError`. Models are loaded, and torch is imported, by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import stop
+from .commands.common import make_run, need
+from .config import validate, with_preset
+from .errors import UserError
+from .settings import RUNS, PredictSettings, ResumeSettings
+from .sources import MINI
+from .tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has come to its end.
+
+    Printed it is the table of its scores.
+    """
+
+    path: Path
+    """Its folder."""
+    results: list[dict[str, Any]]
+    """As in results.json: one entry a task."""
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Task -> metric -> value."""
+        return {result["task"]: dict(result["metrics"]) for result in self.results}
+
+    @property
+    def predictions(self) -> list[dict[str, Any]]:
+        """As in predictions.jsonl: one entry a row."""
+        text = (self.path / "predictions.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    def predict(self, rows: Iterable[Mapping[str, Any]], **settings: Any) -> list[dict[str, Any]]:
+        """See `rl4nlu.predict`."""
+        return predict(self, rows, **settings)
+
+    def __str__(self) -> str:
+        from .tables import print_table
+
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            print_table(self.results)
+        return f"{text.getvalue().rstrip()}\n{self.path}"
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        from .report import collect
+        from .report.export import markdown
+
+        return f"{markdown(collect([self.path]), [])}\n`{self.path}`"
+
+
+def evaluate(task: str | None = None, model: Any = None, *, adapter: Any = None, **settings: Any) -> Finished:
+    """Ask a model every row of a split: zero-shot, few-shot (`shots=5`), or with a trained run (`adapter=`).
+
+    Args:
+        task: e.g. "glue/rte", "glue", or a file of your own; of an adapter its own task, if None.
+        model: "mini" (if None), a folder, or a name on the hub.
+        adapter: a run, or its folder.
+        settings: as of `rl4nlu evaluate`.
+
+    Raises:
+        UserError: something is not as it should be; the message says how to mend it.
+    """
+    model = MINI if model is None and adapter is None else model
+    return _run("evaluate", task=task, model=model, adapter=adapter, **settings)
+
+
+def sft(task: str, model: Any = None, **settings: Any) -> Finished:
+    """Supervised fine-tuning with LoRA on the gold answers.
+
+    Args:
+        task: e.g. "glue/rte", several with commas between, or a file of your own.
+        model: "mini" (if None and there is no `init`), a folder, or a name on the hub.
+        settings: as of `rl4nlu sft`.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    return _run("sft", task=task, model=_model(model, settings), **settings)
+
+
+def ppo(task: str, model: Any = None, **settings: Any) -> Finished:
+    """PPO with LoRA and its kin (`estimator=`), from the base model or another run (`init=`).
+
+    Args:
+        task: as `sft`.
+        model: as `sft`.
+        settings: as of `rl4nlu ppo`.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    return _run("ppo", task=task, model=_model(model, settings), **settings)
+
+
+def classify(task: str, model: Any = None, **settings: Any) -> Finished:
+    """A classification head on an encoder, or on a decoder with LoRA.
+
+    Args:
+        task: one task.
+        model: a folder, or a name on the hub; None where `preset=` names one.
+        settings: as of `rl4nlu classify`.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    return _run("classify", task=task, model=model, **settings)
+
+
+def predict(run: Any, rows: Iterable[Mapping[str, Any]], **settings: Any) -> list[dict[str, Any]]:
+    """Answer new rows.
+
+    Args:
+        run: a trained run, or its folder.
+        rows: the task's fields by name, one mapping a row.
+        settings: as of `rl4nlu predict`, but for input and output.
+
+    Returns:
+        For each row its id, the prediction, and where labels were scored their log-probabilities.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    from .predict import predict as run_it
+
+    with tempfile.TemporaryDirectory() as place:
+        given, answers = Path(place) / "rows.jsonl", Path(place) / "answers.jsonl"
+        given.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+        run_it(_path(run), validate(PredictSettings, {**settings, "input": given, "output": answers}))
+        return [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+
+
+def resume(run: Any, **settings: Any) -> Finished:
+    """Go on with a run that was stopped or killed.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    from .resume import resume as run_it
+
+    path = _path(run)
+    with _interruptible():
+        return Finished(path, run_it(path, validate(ResumeSettings, settings)))
+
+
+def load(run: Any) -> Finished:
+    """A run that is there already.
+
+    Raises:
+        UserError: the folder holds no results.
+    """
+    from .run import read_results
+
+    return Finished(_path(run), read_results(_path(run)))
+
+
+def report(runs: Sequence[Any], *out: str | Path) -> list[Path]:
+    """Runs side by side: a page (.html), or tables (.md, .tex, .csv, .json), as the files' names say.
+
+    Args:
+        runs: runs, or their folders; a folder that holds runs stands for all of them.
+        out: files to write; report.html, if none is named.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    from .report import collect, differences, write
+
+    views = collect([_path(run) for run in runs])
+    found, files = differences(views), [Path(one) for one in out or ("report.html",)]
+    for file in files:
+        write(views, file, found)
+    return files
+
+
+def tasks() -> list[str]:
+    """The names of all tasks."""
+    return list(TASKS)
+
+
+def _run(command: str, **values: Any) -> Finished:
+    given = {name: _path(value) if isinstance(value, Finished) else value for name, value in values.items()}
+    known = {name: value for name, value in given.items() if value is not None}
+    settings = validate(RUNS[command], with_preset(RUNS[command], known))
+    need(settings, None if known.get("adapter") else "task")
+    with _interruptible():
+        run, results = make_run(command, settings)
+    return Finished(run.path, results)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C, and a notebook's stop button, save a checkpoint."""
+    try:
+        with stop.heeded():
+            yield
+    except stop.Interrupted as signal:
+        go_on = f"; go on: rl4nlu.resume({str(signal.run)!r})" if signal.run else ""
+        raise KeyboardInterrupt(f"stopped by {signal}{go_on}") from None
+
+
+def _model(model: Any, settings: Mapping[str, Any]) -> Any:
+    return MINI if model is None and settings.get("init") is None else model
+
+
+def _path(run: Any) -> Path:
+    if isinstance(run, Finished):
+        return run.path
+    if isinstance(run, str | Path):
+        return Path(run)
+    raise UserError(f"a run is what sft, ppo, ... return, or a folder; this is a {type(run).__name__}")
