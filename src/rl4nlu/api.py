@@ -7,8 +7,9 @@
     print(ppo)
     rl4nlu.report([sft, ppo], "report.html")
 
-Settings are those of the command line, as keywords with `_` for `-`; groups are dicts (`lora={"r": 8}`). What the command
-line says in one line is raised as `UserError`. Models are loaded, and torch is imported, by the functions that need them.
+Settings are those of the command line, as keywords with `_` for `-`; groups are dicts (`lora={"r": 8}`). What the
+command line says in one line is raised as `UserError`. Models are loaded, and torch is imported, by the functions that
+need them.
 """
 
 from __future__ import annotations
