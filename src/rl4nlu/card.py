@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from . import files
+from .artefacts import read_json
 from .data import HUB
 from .finished import Finished, licence_of
 from .run import Run
@@ -48,19 +49,11 @@ def card(found: Finished, place: Place, command: str, licence: Mapping[str, str]
         " and ".join(_plain(result["task"]) for result in found.results) if len(names) < 4 else f"{len(names)} tasks"
     )
     model = _plain(place.base)
-    merged = found.whole and first.get("tune") != "full"
-    kind = (
-        f"`{model}` with a LoRA adapter merged into its weights"
-        if merged
-        else f"`{model}`, all of its weights"
-        if found.whole
-        else f"A LoRA adapter for `{model}`"
-    ) + (", with a classification head" if found.classifier else "")
     asked = "" if found.classifier else f"template `{_plain(first['template'])}`, "
     lines = [
         f"---\n{yaml.safe_dump(_head(found, place, licence), sort_keys=False, allow_unicode=True)}---",
         f"# {title} by {method} on {model}",
-        f"{kind}, trained with rl4nlu by {method} on {first.get('train_rows', '?')} rows of "
+        f"{_kind(found, model)}, trained with rl4nlu by {method} on {first.get('train_rows', '?')} rows of "
         f"{', '.join(names)} in {first.get('steps', '?')} steps ({asked}seed {found.settings.seed}).",
         "## Results",
         _table(found),
@@ -72,6 +65,16 @@ def card(found: Finished, place: Place, command: str, licence: Mapping[str, str]
         "All settings are in `config.yaml`, the versions of the libraries in `environment.json`.",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _kind(found: Finished, model: str) -> str:
+    """What lies there, in words."""
+    kind = f"A LoRA adapter for `{model}`"
+    if found.merged:
+        kind = f"`{model}` with a LoRA adapter merged into its weights"
+    elif found.whole:
+        kind = f"`{model}`, all of its weights"
+    return f"{kind}, with a classification head" if found.classifier else kind
 
 
 def _table(found: Finished) -> str:
@@ -103,6 +106,10 @@ def _notes(found: Finished, place: Place) -> list[str]:
             f"Not in these weights: {taken}. Only the adapter's run folder has it (`{LABEL_BIAS}`)."
             if found.whole
             else f"`{LABEL_BIAS}`: {taken}; rl4nlu does so by itself, other programs have to."
+        )
+    if found.merged and (dtype := read_json(found.weights / "config.json").get("dtype")) in ("bfloat16", "float16"):
+        notes.append(
+            f"The weights are {dtype}: after this rounding, single answers may differ from those measured above."
         )
     if first.get("collapse"):
         notes.append(f"Collapses seen in training: {', '.join(first['collapse'])}.")

@@ -42,6 +42,11 @@ class Finished:
         return self.method == "classify"
 
     @property
+    def merged(self) -> bool:
+        """Whether the whole model is one that `merge` has made."""
+        return self.whole and self.results[0].get("tune") != "full"
+
+    @property
     def base(self) -> str:
         """The base model, as it was named."""
         return self.settings.model or ""

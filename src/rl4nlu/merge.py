@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,8 +107,7 @@ def _merged(found: Finished, model: Any, dtype: torch.dtype) -> tuple[Any, float
     before = _said(found, model.eval())
     stop.poll()
     _untie(model)
-    with quiet_peft(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(Model with `tie_word|Input and output embeddings)")  # see _untie
+    with quiet_peft():
         model = model.merge_and_unload(safe_merge=True)
     if found.classifier:
         model = model.to(dtype)  # the head was kept in float32

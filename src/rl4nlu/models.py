@@ -249,8 +249,11 @@ def misfit(lora: LoraSettings, name: str, model: nn.Module, wrong: Exception) ->
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft asks transformers for an attribute under its old name, and mends a setting for GPT-2: neither is news."""
+    """peft asks transformers for an attribute under its old name, mends a setting for GPT-2, and warns of what `merge`
+    does right (tied weights of which an adapter is on one end): nothing of it is news."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer", category=UserWarning)
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield

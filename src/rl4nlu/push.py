@@ -86,7 +86,7 @@ def push(parcel: Parcel, settings: PushSettings) -> str:
         if there is not None:
             _check_ours(parcel, there, settings)
         else:
-            api.create_repo(repo, private=settings.private)
+            api.create_repo(repo, private=settings.private or None)  # else as the owner has it set
     gone = (there.ours & there.files) - set(parcel.files) if there is not None else frozenset()
     operations: list[Any] = [CommitOperationDelete(path) for path in sorted(gone)]
     operations += [

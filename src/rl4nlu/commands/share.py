@@ -53,6 +53,8 @@ def merge(args: Args) -> None:
     print(
         f"{made.path} is written: {made.size / 1e6:,.1f} MB in {made.dtype}; off the adapter by {made.difference:.1e}"
     )
+    if made.dtype != "float32":
+        print(f"note: {made.dtype} rounds what was added to the weights; --dtype float32 keeps it")
     if made.biased:
         print(
             "note: this policy takes a bias out of the label words, which no weight can hold: the model has it in again"

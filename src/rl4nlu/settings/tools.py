@@ -91,7 +91,7 @@ class MergeSettings(Frozen):
 
 class PushSettings(Frozen):
     private: bool = False
-    """Make a repository that only you can see."""
+    """Make a new repository private, so that only its owner sees it."""
     merged: bool = False
     """Send base model and adapter as one model."""
     base: str | None = None
