@@ -22,7 +22,7 @@ class Standin:
 
     def __init__(self) -> None:
         self.repos: dict[str, dict] = {}
-        """Name -> {private, files: path -> bytes, commits}."""
+        """Name -> {private, files: path -> bytes, commits: number of them, card: what the card says}."""
         self.blobs: dict[str, bytes] = {}
         """Digest -> bytes that came by LFS."""
         self.fails: dict[str, int] = {}
@@ -41,8 +41,9 @@ class Standin:
         self.server.server_close()
         self.thread.join()
 
-    def make(self, name: str, private: bool = False, **files: bytes) -> None:
-        self.repos[name] = {"private": private, "files": {".gitattributes": b"", **files}, "commits": 1}
+    def make(self, name: str, private: bool = False, card: dict | None = None, **files: bytes) -> None:
+        files = {".gitattributes": b"", **files}
+        self.repos[name] = {"private": private, "files": files, "commits": 1, "card": card or {}}
 
     def sha(self, name: str) -> str:
         return hashlib.sha1(f"{name} {self.repos[name]['commits']}".encode()).hexdigest()
@@ -111,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         repo = self.hub.repos[name]
         siblings = [{"rfilename": path} for path in sorted(repo["files"])]
-        self._answer(200, {"id": name, "sha": self.hub.sha(name), "private": repo["private"], "siblings": siblings})
+        about = {"id": name, "sha": self.hub.sha(name), "private": repo["private"], "siblings": siblings}
+        self._answer(200, {**about, "cardData": repo["card"]})
 
     def _create(self, _: str, body: bytes) -> None:
         said = json.loads(body)

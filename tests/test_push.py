@@ -60,6 +60,7 @@ def hub(home, monkeypatch):
         )
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("HOME", str(home))
+        server.make(BASE)
         huggingface_hub.utils._http.close_session()
         yield server
     huggingface_hub.utils._http.close_session()
@@ -209,8 +210,10 @@ def test_an_adapter_for_what_is_not_on_the_hub_is_refused(home, hub, tmp_path, c
     assert not hub.asked
 
 
-def test_predictions_are_sent_if_asked_for(home, hub):
-    assert push(home, "--predictions") == 0
+@pytest.mark.parametrize("merged", [False, True])
+def test_predictions_are_sent_if_asked_for(merged, home, hub):
+    how = ["--merged"] if merged else ["--base", BASE]
+    assert main(["push", str(home / "run"), REPO, "--predictions", *how]) == 0
     sent = hub.repos[REPO]["files"]["predictions.jsonl"]
     assert sent == (home / "run/predictions.jsonl").read_bytes()
 
@@ -226,9 +229,37 @@ def test_a_dry_run_tells_and_asks_nobody(home, hub, capsys, monkeypatch):
 
 
 def test_the_base_models_licence_is_asked_of_the_hub(home, hub):
-    hub.make(BASE, **{"README.md": b"---\nlicense: gemma\n---\n# Small\n"})
+    hub.make(BASE, card={"license": "gemma"})
     assert push(home) == 0
     assert ModelCard(hub.repos[REPO]["files"]["README.md"].decode()).data.license == "gemma"
+
+
+def test_a_base_model_that_the_hub_does_not_know(home, hub, capsys):
+    del hub.repos[BASE]
+    assert push(home) == 2
+    assert f"the hub has no model {BASE}, which the adapter goes onto" in capsys.readouterr().err
+    assert not hub.repos
+
+
+def test_a_label_bias_goes_with_the_adapter(home, hub, tmp_path, capsys):
+    shutil.copytree(home / "run", tmp_path / "run")
+    (tmp_path / "run/label_bias.json").write_text(json.dumps({"own/tickets": [-1.0, -0.5]}))
+    assert main(["push", str(tmp_path / "run"), REPO, "--base", BASE]) == 0
+    there = download(hub, tmp_path / "there")
+    policy = load_policy(str(home / "model"), adapter=there)
+    assert policy.label_bias == {"own/tickets": (-1.0, -0.5)}
+    capsys.readouterr()
+    assert main(["push", str(tmp_path / "run"), REPO, "--merged"]) == 0
+    assert "which no weight can hold" in capsys.readouterr().out
+    assert b"no weight can hold that" in hub.repos[REPO]["files"]["README.md"]
+
+
+def test_a_link_is_not_followed(home, hub, tmp_path, capsys):
+    shutil.copytree(home / "run", tmp_path / "run")
+    (tmp_path / "run/adapter/notes.txt").symlink_to(home / "tickets.csv")
+    assert main(["push", str(tmp_path / "run"), REPO, "--base", BASE]) == 2
+    assert "notes.txt is a link" in capsys.readouterr().err
+    assert REPO not in hub.repos
 
 
 # -- what is there already ---------------------------------------------------------------------------------------------
@@ -280,7 +311,7 @@ def test_private_means_private(home, hub, capsys):
 
 def test_a_manifest_of_others_is_not_believed_where_it_is_none(home, hub):
     for content in (b"[]", b"{", b'{"files": 5}', b'{"files": [[1]]}'):
-        hub.repos.clear()
+        hub.repos.pop(REPO, None)
         hub.make(REPO, **{"rl4nlu.json": content})
         assert push(home) == 2
 
@@ -324,7 +355,7 @@ def test_an_unknown_token(home, hub, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "does not take your access token (401)" in error
     assert "hf_unknown" not in error
-    assert not hub.repos
+    assert REPO not in hub.repos
 
 
 def test_nobody_is_logged_in(home, hub, capsys, monkeypatch, tmp_path):

@@ -101,11 +101,12 @@ def _notes(found: Finished, place: Place) -> list[str]:
             f"The logits are in the order of the labels: {', '.join(f'`{_plain(label)}`' for label in labels)}."
         )
     if found.biased:
-        taken = "what this policy takes out of the label words' log-probabilities before it renormalises them"
+        mend = (
+            "no weight can hold that, so that this model has it in again" if found.whole else "other programs have to"
+        )
         notes.append(
-            f"Not in these weights: {taken}. Only the adapter's run folder has it (`{LABEL_BIAS}`)."
-            if found.whole
-            else f"`{LABEL_BIAS}`: {taken}; rl4nlu does so by itself, other programs have to."
+            f"`{LABEL_BIAS}`: what this policy takes out of the label words' log-probabilities before it renormalises "
+            f"them; {mend if found.whole else f'rl4nlu does so by itself, {mend}'}."
         )
     if found.merged and (dtype := read_json(found.weights / "config.json").get("dtype")) in ("bfloat16", "float16"):
         notes.append(

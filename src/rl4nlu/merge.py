@@ -17,14 +17,14 @@ from .classifier import restore
 from .errors import UserError
 from .finished import Finished, licence_of, mergeable
 from .models import DTYPES, cannot_load, load_base, quiet_peft, with_adapters
-from .sources import source_of
+from .sources import LABEL_BIAS, source_of
 from .tasks import find
 from .trained import own_task
 from .usage import Place, evaluation_of
 
 SHARD = "5GB"
 """Most that one file of weights holds."""
-KEPT = ("config.yaml", "command.txt", "results.json", "environment.json")
+KEPT = ("config.yaml", "command.txt", "results.json", "environment.json", LABEL_BIAS)
 """What of the run goes into the folder too."""
 CLOSE = 1e-3
 """Largest difference in a log-probability that float32 explains."""
@@ -44,6 +44,18 @@ class Merged:
     """Whether the run's policy takes out a label bias, which is in no weight."""
     ask: str
     """The command that asks the model as it was trained."""
+
+
+def notes(made: Merged) -> list[str]:
+    """What the user should know of a merged model."""
+    found = []
+    if made.dtype != "float32":
+        found.append(f"note: {made.dtype} rounds what was added to the weights; merge --dtype float32 keeps it")
+    if made.biased:
+        found.append(
+            "note: this policy takes a bias out of the label words, which no weight can hold: the model has it in again"
+        )
+    return found
 
 
 def merge(run: Path, out: Path, dtype: str = "base", name: str | None = None) -> Merged:

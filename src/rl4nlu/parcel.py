@@ -27,6 +27,7 @@ from .usage import Place, code_of
 MANIFEST = "rl4nlu.json"
 """In the repository: which files are this program's, and the digest of the card as it wrote it."""
 CARD = "README.md"
+PREDICTIONS = "predictions.jsonl"
 OF_MODELS = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Endings of the files that a model or an adapter is made of."""
 OF_RUNS = ("results.json", "environment.json", "identity.json", "status.json", "command.txt", MANIFEST)
@@ -72,7 +73,7 @@ def base_of_parcel(found: Finished, base: str | None) -> str:
     )
 
 
-def pack(found: Finished, repo: str, base: str, licence: Mapping[str, str], predictions: bool = False) -> Parcel:
+def pack(found: Finished, repo: str, base: str, licence: Mapping[str, str], predictions: Path | None = None) -> Parcel:
     """The files to send.
 
     Args:
@@ -80,10 +81,10 @@ def pack(found: Finished, repo: str, base: str, licence: Mapping[str, str], pred
         repo: OWNER/NAME on the hub.
         base: the base model's name there; of a whole model it may be empty.
         licence: what its card says of the licence.
-        predictions: send predictions.jsonl too.
+        predictions: a file of predictions to send too.
 
     Raises:
-        UserError: a text names the user's home folder in a place where it cannot be taken out.
+        UserError: a text names the user's home folder in a place where it cannot be taken out, or a file is a link.
     """
     model = base or PurePosixPath(found.base).name
     settings = _portable(found.settings, model)
@@ -101,9 +102,9 @@ def pack(found: Finished, repo: str, base: str, licence: Mapping[str, str], pred
         values = yamls.values(file, file.read_text(encoding="utf-8"))
         files[f"tasks/{file.name}"] = _yaml(_without_folders(values))
     if found.biased:
-        files[LABEL_BIAS] = (found.path / LABEL_BIAS).read_bytes()
-    if predictions and (found.path / "predictions.jsonl").is_file():
-        files["predictions.jsonl"] = (found.path / "predictions.jsonl").read_bytes()
+        files[LABEL_BIAS] = _json(_object(found.path / LABEL_BIAS))
+    if predictions is not None:
+        files[PREDICTIONS] = predictions.read_bytes()
     place = Place(repo, repo, base or found.base, hub=True)
     files[CARD] = card(found, place, command, licence or licence_of(base or found.base)).encode()
     files = {path: _clean(path, content) for path, content in sorted(files.items())}
@@ -125,6 +126,8 @@ def _weights(found: Finished, model: str) -> dict[str, Content]:
         beside = file.name in (*OF_RUNS, LABEL_BIAS) or file.name.startswith("value_head")
         if not file.is_file() or file.suffix not in OF_MODELS or beside:
             continue
+        if file.is_symlink():
+            raise UserError(f"{file} is a link, and what it leads to is not sent: put the file itself there")
         files[file.name] = file
         if file.suffix == ".json" and (places := {k: v for k, v in _object(file).items() if k in PLACES and v}):
             own = {key: model if key == "base_model_name_or_path" else _last(value) for key, value in places.items()}
@@ -169,7 +172,7 @@ def _clean(path: str, content: Content) -> Content:
         return content
     text = redact(content.decode("utf-8"))
     home = str(Path.home())
-    if len(home) > 1 and path != "predictions.jsonl" and f"{home}/" in text:
+    if len(home) > 1 and path != PREDICTIONS and f"{home}/" in text:
         raise UserError(f"{path} would tell others of {home}/ on this machine; take it out of the run's files first")
     return text.encode()
 

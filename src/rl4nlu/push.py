@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .finished import Finished, finished, licence_in
-from .parcel import CARD, MANIFEST, Parcel, base_of_parcel, digest, pack
+from .finished import LICENCE, Finished, finished
+from .parcel import CARD, MANIFEST, PREDICTIONS, Parcel, base_of_parcel, digest, pack
 from .settings import PushSettings
+from .sources import hub_name
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 LOG_IN = "make one with the right to write at https://huggingface.co/settings/tokens, and log in with it: hf auth login"
@@ -50,6 +51,8 @@ def check_push(run: Path, repo: str, settings: PushSettings) -> Finished:
         base_of_parcel(found, settings.base)
     elif settings.base is not None:
         raise UserError("--base is for an adapter, and --merged sends a whole model: leave one of them out")
+    if settings.predictions and not (run / PREDICTIONS).is_file():
+        raise UserError(f"--predictions: {run} has no {PREDICTIONS}; leave --predictions out")
     if not settings.dry_run:
         _token()
     return found
@@ -57,15 +60,37 @@ def check_push(run: Path, repo: str, settings: PushSettings) -> Finished:
 
 @contextlib.contextmanager
 def packed(found: Finished, repo: str, settings: PushSettings) -> Iterator[Parcel]:
-    """The files to send, as long as this block lasts: a merged model is made for it."""
-    if not settings.merged:
-        yield _pack(found, repo, settings)
-        return
-    from .merge import merge
+    """The files to send, as long as this block lasts: a merged model is made for it.
 
-    with tempfile.TemporaryDirectory(prefix="merged.tmp-", dir=found.path) as folder:
-        merge(found.path, Path(folder) / "model", name=repo)
-        yield _pack(finished(Path(folder) / "model"), repo, settings)
+    Raises:
+        UserError: something may not be sent, the hub does not know the base model, or there is no place to merge in.
+    """
+    base = base_of_parcel(found, settings.base) if not settings.merged else hub_name(found.base)
+    licence = {} if settings.dry_run or not base else _licence_on_hub(base, repo, needed=not found.whole)
+    predictions = found.path / PREDICTIONS if settings.predictions else None
+    if not settings.merged:
+        yield pack(found, repo, base, licence, predictions)
+        return
+    from .merge import merge, notes
+
+    with _room_to_merge(found) as folder:
+        for note in notes(merge(found.path, folder / "model", name=repo)):
+            print(note)
+        yield pack(finished(folder / "model"), repo, base, licence, predictions)
+
+
+@contextlib.contextmanager
+def _room_to_merge(found: Finished) -> Iterator[Path]:
+    """A folder on the run's disk, for a while."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="merged.tmp-", dir=found.path)
+    except OSError as wrong:
+        raise UserError(
+            f"{found.path} cannot be written to ({wrong.strerror}), and the model is merged there: "
+            f"rl4nlu merge {found.path} --out FOLDER, and push that folder"
+        ) from None
+    with made as folder:
+        yield Path(folder)
 
 
 def push(parcel: Parcel, settings: PushSettings) -> str:
@@ -105,12 +130,6 @@ def push(parcel: Parcel, settings: PushSettings) -> str:
     return f"{api.endpoint}/{repo}"
 
 
-def _pack(found: Finished, repo: str, settings: PushSettings) -> Parcel:
-    base = base_of_parcel(found, settings.base)
-    licence = {} if settings.dry_run or not base else _licence_on_hub(base)
-    return pack(found, repo, base, licence, settings.predictions)
-
-
 def _token() -> str:
     """The user's access token.
 
@@ -124,13 +143,31 @@ def _token() -> str:
     raise UserError(f"no access token of the hub is at hand: {LOG_IN} (or put it into HF_TOKEN)")
 
 
-def _licence_on_hub(base: str) -> dict[str, str]:
-    """What the base model's card on the hub says of the licence; nothing where that cannot be read."""
-    from huggingface_hub import HfApi
+def _licence_on_hub(base: str, repo: str, needed: bool) -> dict[str, str]:
+    """What the base model's card on the hub says of the licence.
 
-    with contextlib.suppress(Exception):  # not worth failing for
-        return licence_in(_fetch(HfApi(token=_token()), base, CARD, "main").decode("utf-8"))
-    return {}
+    Args:
+        base: the model's name.
+        repo: what is pushed to.
+        needed: an adapter goes onto this model, so it has to be there.
+
+    Raises:
+        UserError: it is needed, and the hub does not know it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with _told(repo, "nothing was changed there"):
+        try:
+            said = HfApi(token=_token()).model_info(base).card_data
+        except RepositoryNotFoundError as wrong:
+            if needed and wrong.response.status_code == 404:
+                raise UserError(
+                    f"the hub has no model {base}, which the adapter goes onto: give its name there with --base, or "
+                    "--merged to send the whole model"
+                ) from None
+            return {}
+    return {key: value for key in LICENCE if isinstance(value := getattr(said, key, None), str)}
 
 
 def _remote(api: Any, repo: str) -> Remote | None:

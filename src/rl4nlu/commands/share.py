@@ -48,17 +48,14 @@ def merge(args: Args) -> None:
     check_free(settings.out)
     mergeable(run)
     from ..merge import merge as run_it
+    from ..merge import notes
 
     made = run_it(run, settings.out, settings.dtype)
     print(
         f"{made.path} is written: {made.size / 1e6:,.1f} MB in {made.dtype}; off the adapter by {made.difference:.1e}"
     )
-    if made.dtype != "float32":
-        print(f"note: {made.dtype} rounds what was added to the weights; --dtype float32 keeps it")
-    if made.biased:
-        print(
-            "note: this policy takes a bias out of the label words, which no weight can hold: the model has it in again"
-        )
+    for note in notes(made):
+        print(note)
     print(f"next: {made.ask}")
 
 
