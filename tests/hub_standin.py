@@ -163,6 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             value = line["value"]
             if line["key"] == "header":
                 parent = value.get("parentCommit")
+                repo["title"] = value["summary"]
             elif line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":

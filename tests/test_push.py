@@ -110,6 +110,7 @@ def test_what_arrives_is_what_is_meant(home, hub, tmp_path, capsys):
     for path, content in files.items():
         for private in (b"ann-private", str(home).encode(), os.uname().nodename.encode() + b'"', TOKEN.encode()):
             assert private not in content, (path, private)
+    assert repo["title"] == "sft on tickets.yaml, by rl4nlu"
     card = ModelCard(files["README.md"].decode(), ignore_metadata_errors=False)
     assert (card.data.base_model, card.data.eval_results[0].dataset_name) == (BASE, "own/tickets")
     assert hashlib.sha256(files["README.md"]).hexdigest() == json.loads(files["rl4nlu.json"])["card"]
