@@ -23,6 +23,8 @@ KINDS = [
     settings.ClassifySettings,
     settings.PredictSettings,
     settings.SubmitSettings,
+    settings.MergeSettings,
+    settings.PushSettings,
     settings.CheckSettings,
     settings.ReportSettings,
     settings.DemoSettings,

@@ -19,7 +19,8 @@ from rl4nlu.tasks import find_all
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("rl4nlu ")]
+SHARING = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
+LINES = [line.split("#")[0].strip() for line in (README + SHARING).splitlines() if line.startswith("rl4nlu ")]
 
 
 def test_the_map_names_every_file():

@@ -185,7 +185,7 @@ def restore(run: Path, task: Task, device: str, dtype: str = "auto") -> Classifi
     name, (source, adapter) = trained.model or "", classifier_source(run)
     place = device_of(device)
     precision = _dtype(dtype, adapter is not None, place)
-    classifier, _ = _load(name, source, task, is_decoder(name), trained.max_length, precision)
+    classifier, _ = _load(name, source, task, is_decoder(source), trained.max_length, precision)
     model = classifier.model
     if adapter is not None:
         with quiet_peft():

@@ -57,6 +57,7 @@ def classify(settings: ClassifySettings, prepared: ClassifyRows | None = None) -
             with files.folder_in_one_step(run.path / ("adapter" if lora else "model")) as folder:
                 classifier.tokenizer.save_pretrained(folder)
                 classifier.model.save_pretrained(folder, safe_serialization=True)
+                (folder / "README.md").unlink(missing_ok=True)  # peft's has gaps to fill in
             extra = {"tune": "lora" if lora else "full", "train_rows": len(rows), "steps": steps}
             split = settings.split or task.eval_split
             results = run.each([task.name], lambda _: measure(classifier, dev, settings.seed, split, run, extra))

@@ -108,6 +108,7 @@ class Policy:
                 raise Diverged(f"{name} is not finite, so the adapter was not written")
         with files.folder_in_one_step(folder / "adapter") as part:
             self.model.save_pretrained(part, selected_adapters=["default"], safe_serialization=True)
+            (part / "README.md").unlink(missing_ok=True)  # peft's has gaps to fill in; the run has a card of its own
         if self.value_head is not None:
             weights: dict[str, Tensor] = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
             files.replace(folder / VALUE_HEAD, bytes_of(weights))
@@ -152,23 +153,37 @@ def load_policy(
     Raises:
         UserError: there is no such model, no such adapter, or the settings do not fit the model.
     """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     keep_freed_pages()
     place = device_of(device)
     chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
+    model, tokenizer = load_base(name, chosen)
+    return around(name, model.to(place), tokenizer, lora, adapter, reference, seed)
+
+
+def load_base(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
+    """A base model on the CPU, and its tokenizer.
+
+    Args:
+        name: as of `load_policy`.
+        dtype: of the weights; "auto": as they are in the model's files.
+
+    Raises:
+        UserError: there is no such model, or it is no causal language model.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     source = source_of(name)
     check_no_adapter(name, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen, use_safetensors=True, trust_remote_code=False
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         raise UserError(cannot_load(name, wrong, "a causal language model")) from None
     if model.get_output_embeddings() is None:
         raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
-    return around(name, model.to(place), tokenizer, lora, adapter, reference, seed)
+    return model, tokenizer
 
 
 def around(
@@ -191,7 +206,7 @@ def around(
         print(f"note: {type(model).__name__} cannot share a prefix exactly; whole sequences are run, which is slower")
     torch.manual_seed(seed)
     with quiet_peft():
-        model = _with_adapters(model, name, lora, adapter, reference)
+        model = with_adapters(model, name, lora, adapter, reference)
     policy = Policy(name, model.eval(), tokenizer, shared)
     bias = None if adapter is None else adapter / LABEL_BIAS
     if bias is not None and bias.is_file():
@@ -199,7 +214,14 @@ def around(
     return policy
 
 
-def _with_adapters(model: Any, name: str, lora: LoraSettings | None, adapter: Path | None, reference: bool) -> Any:
+def with_adapters(
+    model: Any, name: str, lora: LoraSettings | None, adapter: Path | None, reference: bool = False
+) -> Any:
+    """A base model with adapters put on it, fresh or from a run; the arguments are as of `load_policy`.
+
+    Raises:
+        UserError: there is no such adapter, or the settings do not fit the model.
+    """
     if adapter is not None:
         folder = adapter_folder(adapter)
         try:
@@ -227,8 +249,11 @@ def misfit(lora: LoraSettings, name: str, model: nn.Module, wrong: Exception) ->
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft asks transformers for an attribute under its old name, and mends a setting for GPT-2: neither is news."""
+    """peft asks transformers for an attribute under its old name, mends a setting for GPT-2, and warns of what `merge`
+    does right (tied weights of which an adapter is on one end): nothing of it is news."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer", category=UserWarning)
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import files
 from .config import read_yaml, validate
 from .errors import UserError, did_you_mean
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
-from .run import Run, command_of, read_results, status_of
+from .run import Run, command_of, read_config, read_results, status_of
 from .settings import RUNS, ClassifySettings, EvaluateSettings, PpoSettings, ResumeSettings, Settings, SftSettings
 from .tasks.own import is_file
 from .trained import own_task
 
 Results = list[dict[str, Any]]
-PATHS = ("data", "init", "adapter", "model")
-"""Settings that may be relative to the folder in which the run was begun."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,7 @@ def rest_of(path: Path, settings: ResumeSettings | None = None) -> Rest:
 
 def saved_settings(path: Path, command: str, settings: ResumeSettings | None = None) -> Settings:
     """The settings of a run, as they are to be understood here and now."""
-    values = read_yaml(path / "config.yaml")
-    begun_in = Path(str(files.read_json(path / "environment.json").get("folder", ".")))
-    for name in PATHS:
-        given = values.get(name)
-        if given and not Path(given).exists() and (begun_in / given).exists():
-            values[name] = str(begun_in / given)
+    values = read_config(path)
     if any(map(is_file, (values.get("task") or "").split(","))):
         values["task"] = own_task(path, values["task"])
     changes = {} if settings is None else settings.model_dump(exclude_none=True)

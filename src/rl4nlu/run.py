@@ -19,6 +19,8 @@ from .tasks.own import dump, is_file
 
 SCHEMA = 1
 STATUS = "status.json"
+PATHS = ("data", "init", "adapter", "model")
+"""Settings that may be relative to the folder in which the run was begun."""
 ENDS = {Interrupted: "stopped", NoSpace: "stopped", OutOfMemory: "stopped", Diverged: "diverged"}
 """How a run ends by what."""
 
@@ -284,11 +286,17 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Settings with which a run was made."""
+    """Settings with which a run was made; a folder that they name relative to where it was begun is found from here."""
     file = path / "config.yaml"
     if not file.is_file():
         raise UserError(f"{path}: no config.yaml; give the folder of an sft or ppo run")
-    return config.read_yaml(file)
+    values = config.read_yaml(file)
+    begun_in = Path(str(files.read_json(path / "environment.json").get("folder", ".")))
+    for name in PATHS:
+        given = values.get(name)
+        if isinstance(given, str) and given and not Path(given).exists() and (begun_in / given).exists():
+            values[name] = str(begun_in / given)
+    return values
 
 
 def command_of(path: Path) -> str:

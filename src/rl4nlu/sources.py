@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -16,6 +17,7 @@ MINILM = "minilm"
 LABEL_BIAS = "label_bias.json"
 VALUE_HEAD = "value_head.safetensors"
 INDEX = "model.safetensors.index.json"
+_HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def adapter_folder(run: Path) -> Path:
@@ -36,6 +38,8 @@ def adapter_folder(run: Path) -> Path:
             return folder
     if not run.exists():
         raise UserError(f"{run}: no such run folder; `rl4nlu sft` and `rl4nlu ppo` make them")
+    if (run / "config.json").is_file():
+        raise UserError(f"{run} holds a whole model and no adapter; ask it as one: --model {run}")
     raise UserError(
         f"{run} holds no adapter (adapter/adapter_config.json); give the folder of a finished sft or ppo run"
     )
@@ -104,6 +108,12 @@ def source_of(name: str) -> str:
     if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise UserError(f"--model {name}: no such model folder; give a folder, a name on the hub, or mini")
     return name
+
+
+def hub_name(model: str) -> str:
+    """The model's name, if it can be one on the hub; else an empty string."""
+    here = model in (MINI, MINILM) or Path(model).exists()
+    return "" if here or not _HUB_NAME.fullmatch(model) else model
 
 
 def check_model(folder: Path, who: str) -> None:

@@ -9,7 +9,7 @@ from .config import validate
 from .errors import UserError
 from .run import command_of, read_config
 from .settings import ClassifySettings, EvaluateSettings, LoraSettings, PromptSettings, TrainSettings
-from .sources import base_of, check_adapter, check_model, source_of
+from .sources import MINI, base_of, check_adapter, check_model, source_of
 from .tasks import Task, find, find_all
 
 S = TypeVar("S", bound=PromptSettings)
@@ -29,8 +29,10 @@ def follow(run: Path, settings: S) -> S:
     trained = trained_settings(run)
     base = trained.model or base_of(run)
     if settings.model not in (None, base):
-        raise UserError(f"--model {settings.model}: the adapter in {run} was trained on {base}; leave --model out")
-    changes: dict[str, Any] = {"model": base, "template": settings.template or trained.template}
+        if base == MINI or Path(base or "").is_dir() or not Path(settings.model).is_dir():
+            raise UserError(f"--model {settings.model}: the adapter in {run} was trained on {base}; leave --model out")
+        print(f"note: the adapter names {base} as its base model, and {settings.model} is taken for it")
+    changes: dict[str, Any] = {"model": settings.model or base, "template": settings.template or trained.template}
     changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
     changes["reason"] = settings.reason or trained.reason
     changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
@@ -108,8 +110,8 @@ def classifier_source(run: Path) -> tuple[str, Path | None]:
     Raises:
         UserError: something is missing or torn.
     """
-    full = run / "model"
-    if full.is_dir():
-        check_model(full, str(full))
-        return str(full), None
+    for full in (run / "model", run):  # of a downloaded one the weights lie at the top
+        if (full / "config.json").is_file() and not (full / "adapter_config.json").is_file():
+            check_model(full, str(full))
+            return str(full), None
     return source_of(trained_classifier(run).model or ""), check_adapter(run)

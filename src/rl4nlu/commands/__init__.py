@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from .common import Args, Command, summary_of
 from .look import check, new, report, tasks
-from .share import submit
+from .share import merge, push, submit
 from .work import classify, demo, evaluate, ppo, predict, resume, sft, suite
 
 __all__ = ["COMMANDS", "GROUPS", "Args", "Command", "summary_of"]
@@ -13,7 +13,7 @@ __all__ = ["COMMANDS", "GROUPS", "Args", "Command", "summary_of"]
 GROUPS: dict[str, tuple[Command, ...]] = {
     "begin": (demo, tasks, new, check),
     "ask and train": (evaluate, sft, ppo, classify, suite, resume),
-    "use": (predict, report, submit),
+    "use": (predict, report, submit, merge, push),
 }
 """The commands in the order of `rl4nlu --help`."""
 COMMANDS: dict[str, Command] = {command.__name__: command for group in GROUPS.values() for command in group}

@@ -5,7 +5,16 @@ from __future__ import annotations
 from .ask import EvaluateSettings, PredictSettings
 from .base import Frozen, LoraSettings, PromptSettings, Settings
 from .presets import PRESETS
-from .tools import CheckSettings, DemoSettings, ReportSettings, ResumeSettings, SubmitSettings, SuiteSettings
+from .tools import (
+    CheckSettings,
+    DemoSettings,
+    MergeSettings,
+    PushSettings,
+    ReportSettings,
+    ResumeSettings,
+    SubmitSettings,
+    SuiteSettings,
+)
 from .train import ClassifySettings, PpoSettings, SftSettings, TrainSettings
 
 __all__ = [
@@ -18,9 +27,11 @@ __all__ = [
     "EvaluateSettings",
     "Frozen",
     "LoraSettings",
+    "MergeSettings",
     "PpoSettings",
     "PredictSettings",
     "PromptSettings",
+    "PushSettings",
     "ReportSettings",
     "ResumeSettings",
     "Settings",
@@ -39,6 +50,8 @@ COMMANDS: dict[str, type[Frozen]] = {
     "predict": PredictSettings,
     "resume": ResumeSettings,
     "submit": SubmitSettings,
+    "merge": MergeSettings,
+    "push": PushSettings,
     "report": ReportSettings,
     "check": CheckSettings,
     "suite": SuiteSettings,

@@ -1,9 +1,9 @@
-"""Settings of the commands around the runs: `submit`, `check`, `report`, `demo` and `suite`."""
+"""Settings of the commands around the runs: `submit`, `check`, `report`, `demo`, `suite`, `merge` and `push`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import Field, field_validator
@@ -80,3 +80,25 @@ class SuiteSettings(Frozen):
         if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
             return {name: {} for name in tasks}
         return {k: {} if v is None else v for k, v in tasks.items()} if isinstance(tasks, dict) else tasks
+
+
+class MergeSettings(Frozen):
+    out: Path | None = None
+    """Folder to make."""
+    dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
+    """Of the weights; base: as in the base model's files."""
+
+
+class PushSettings(Frozen):
+    private: bool = False
+    """Make a new repository private, so that only its owner sees it."""
+    merged: bool = False
+    """Send base model and adapter as one model."""
+    base: str | None = None
+    """Name on the hub of the base model, where the run names a folder."""
+    predictions: bool = False
+    """Send predictions.jsonl too, which may quote the rows."""
+    force: bool = False
+    """Write over files in the repository that rl4nlu did not put there."""
+    dry_run: bool = False
+    """Tell what would be sent, and stop; the hub is not asked."""
