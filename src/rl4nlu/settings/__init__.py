@@ -5,7 +5,15 @@ from __future__ import annotations
 from .ask import EvaluateSettings, PredictSettings
 from .base import Frozen, LoraSettings, PromptSettings, Settings
 from .presets import PRESETS
-from .tools import CheckSettings, DemoSettings, ReportSettings, ResumeSettings, SubmitSettings, SuiteSettings
+from .tools import (
+    CheckSettings,
+    DemoSettings,
+    ReportSettings,
+    ResumeSettings,
+    SubmitSettings,
+    SuiteFlags,
+    SuiteSettings,
+)
 from .train import ClassifySettings, PpoSettings, SftSettings, TrainSettings
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "Settings",
     "SftSettings",
     "SubmitSettings",
+    "SuiteFlags",
     "SuiteSettings",
     "TrainSettings",
 ]

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # deferred: help needs names and meanings, and no validator of any command
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, use_attribute_docstrings=True)
 
 
 class LoraSettings(Frozen):
@@ -31,11 +32,11 @@ class Settings(Frozen):
     """What every command with a model needs."""
 
     task: str | None = None
-    """Task, e.g. glue/rte, or a file of your own (my.yaml); several with commas between; glue: the whole suite."""
+    """Task (glue/rte), suite (glue) or file (my.yaml); several with commas between."""
     model: str | None = None
     """mini (bundled), a folder, or a name on the hub."""
     data: Path | None = None
-    """Folder in the official layout (DIR/glue/RTE/train.tsv); without it, the hub."""
+    """Folder in the official layout, else the hub; rows are in DIR/glue/RTE/train.tsv and so on."""
     limit: int | None = Field(None, gt=0)
     """At most N rows of the split to work on."""
     max_bad_rows: int = Field(0, ge=0)
@@ -43,7 +44,7 @@ class Settings(Frozen):
     seed: int = Field(0, ge=0)
     """All randomness is derived from it."""
     split: Literal["dev", "train", "test"] | None = None
-    """Split to evaluate on (default: the task's, mostly dev)."""
+    """Split to evaluate on; default: the task's, mostly dev."""
     device: str = "auto"
     """auto, cpu or cuda."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -60,7 +61,8 @@ class PromptSettings(Settings):
     """What every command that prompts a language model needs."""
 
     template: Literal["plain", "verdict"] | None = None
-    """plain: short, for base models; verdict: instruction, answer between tags (default: the adapter's, else plain)."""
+    """plain (for base models) or verdict; that is an instruction, and the answer between tags (default: the adapter's,
+    else plain)."""
     chat: bool = False
     """Wrap prompts in the tokenizer's chat template."""
     shots: int = Field(0, ge=0, le=64)
@@ -68,4 +70,4 @@ class PromptSettings(Settings):
     reason: int = Field(0, ge=0, le=1024)
     """Tokens of free text that the model may write before its verdict; the verdict alone is judged."""
     max_tokens: int = Field(4096, ge=16)
-    """Tokens in a micro-batch, what rows share once: memory, not the result (but rounding, and LoRA's dropout)."""
+    """Tokens in a micro-batch; what rows share counts once: memory, not the result (but rounding, LoRA's dropout)."""
