@@ -119,9 +119,17 @@ def _examples(task: Task, split: str, where: str, row: Row | UserError, default_
         if odd := [name for name, text in example.fields.items() if not isinstance(text, str)]:
             raise UserError(f"{where}: {odd[0]!r} is not text")
     if split != "test" and any(example.label is None for example in found):
+        _label_column_is_there(task, row, where)
         wanted = f"a number from {task.labels[0]} to {task.labels[-1]}" if task.numeric else ", ".join(task.labels)
         raise UserError(f"{where}: no label, and every row to train or to evaluate on needs one ({wanted})")
     return found
+
+
+def _label_column_is_there(task: Task, row: Row, where: str) -> None:
+    columns = task.columns.get("label", ())
+    if task.table is not None and not any(column in row for column in columns):
+        near = did_you_mean(columns[0], row)
+        raise UserError(f"{where}: no column {columns[0]!r} for the label{near}; the columns are {', '.join(row)}")
 
 
 def _part_of(task: Task, table: Table, part: str, examples: list[Example]) -> list[Example]:

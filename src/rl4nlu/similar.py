@@ -37,13 +37,13 @@ def nearest_path(path: Path) -> Path | None:
     """The file or folder whose path is most like one that is not there; None if none is like it."""
     sound = Path(path.anchor) if path.anchor else Path()
     for part in path.parts[1 if path.anchor else 0 :]:
-        if part == ".." or (sound / part).exists():
-            sound = sound / part
-            continue
         try:
+            if part == ".." or (sound / part).exists():
+                sound = sound / part
+                continue
             with os.scandir(sound) as entries:
                 names = [entry.name for entry, _ in zip(entries, range(MOST), strict=False)]
-        except OSError:
+        except (OSError, ValueError):  # too long, not allowed; a zero byte
             return None
         stem, kind = _stem_and_kind(part)
         of_kind = {one: name for name in sorted(names) for one, other in [_stem_and_kind(name)] if other == kind}
@@ -75,9 +75,9 @@ def _likeness(name: str, known: str) -> float:
 
 
 def _ratio(a: str, b: str) -> float:
-    if len(a) >= 3 and b.startswith(a):
-        return max(CUTOFF, _matching(a, b))
     ratio = _matching(a, b)
+    if len(a) >= 3 and b.startswith(a):  # begun, and left at that
+        return max(ratio, 0.8 + 0.1 * ratio)
     return ratio if ratio >= (LENIENT if len(a) in (2, 3) else CUTOFF) else 0.0
 
 

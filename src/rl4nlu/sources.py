@@ -68,7 +68,7 @@ OLD_NAMES = frozenset(name.split("/")[1] for name in KNOWN_MODELS if name.split(
 def model_meant(name: str) -> str:
     """`" (did you mean 'Qwen/Qwen2.5-7B'?)"`: the known model, or folder, most like one that is not there."""
     path = Path(name)
-    if path.parent != Path() and path.parent.is_dir():
+    if name.startswith((".", "/")) or (path.parent != Path() and path.parent.is_dir()):
         return did_you_mean_path(path) or did_you_mean(name, KNOWN_MODELS)
     return did_you_mean(name, KNOWN_MODELS) or did_you_mean_path(path)
 

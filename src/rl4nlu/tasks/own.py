@@ -177,12 +177,20 @@ def _explain(error: Any) -> str:
     # of labels pydantic tells the kind too: labels.dict[str,str].x
     where = ".".join(str(part) for part in error["loc"] if "[" not in str(part))
     if error["type"] == "extra_forbidden":
-        return f"{where}: no such entry{did_you_mean(where, TaskFile.model_fields)}"
+        return f"{where}: no such entry{did_you_mean(where, _entries())}"
     if error["type"] == "missing":
-        return (
-            f"{where} is missing: {TaskFile.model_fields[where].description if where in TaskFile.model_fields else ''}"
-        )
+        return f"{where} is missing: {_entries()[where]}"
     return f"{where}: {error['msg'][0].lower() + error['msg'][1:]} (got {error['input']!r})"
+
+
+def _entries() -> dict[str, str]:
+    """All entries that a task file may have, with their meanings."""
+    groups = {"": TaskFile, "hub.": Hub, "numbers.": Numbers}
+    return {
+        prefix + name: info.description or ""
+        for prefix, group in groups.items()
+        for name, info in group.model_fields.items()
+    }
 
 
 def _problems(said: TaskFile) -> list[tuple[str, str]]:
