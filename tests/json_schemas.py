@@ -1,5 +1,5 @@
-"""JSON Schema (draft 7) as far as this project's schemas go: what is wrong with a value. Another keyword is an error, so
-that nothing is passed over."""
+"""JSON Schema (draft 7) as far as this project's schemas go: what is wrong with a value. Another keyword is an error,
+so that nothing is passed over."""
 
 from __future__ import annotations
 
