@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
+@cache
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Class -> attribute -> the text that stands below it, of a module. One parse of the file: pydantic's own
+    `use_attribute_docstrings` reads it once a class, which help would have to wait for."""
+    file = sys.modules[module].__file__
+    tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
+    found: dict[str, dict[str, str]] = {}
+    for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, text in pairwise(node.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                told = inspect.cleandoc(str(text.value.value))
+                found.setdefault(node.name, {})[ast.unparse(field.target)] = told
+    return found
+
+
 class Frozen(BaseModel):
+    """Settings: what is not known is refused; a field's meaning stands below it."""
+
     # deferred: help needs names and meanings, and no validator of any command
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        for name, text in _docstrings(cls.__module__).get(cls.__name__, {}).items():
+            cls.model_fields[name].description = text
 
 
 class LoraSettings(Frozen):

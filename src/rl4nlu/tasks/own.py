@@ -185,7 +185,7 @@ def _explain(error: Any) -> str:
 
 def _entries() -> dict[str, str]:
     """All entries that a task file may have, with their meanings."""
-    groups = {"": TaskFile, "hub.": Hub, "numbers.": Numbers}
+    groups: dict[str, type[BaseModel]] = {"": TaskFile, "hub.": Hub, "numbers.": Numbers}
     return {
         prefix + name: info.description or ""
         for prefix, group in groups.items()
