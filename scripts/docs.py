@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from rl4nlu.cli import COMMANDS
+from rl4nlu.commands import COMMANDS, summary_of
 from rl4nlu.settings import COMMANDS as SETTINGS
+from rl4nlu.settings.describe import grouped
 from rl4nlu.tasks import TASKS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -32,24 +33,27 @@ def tasks_page() -> str:
 def cli_page() -> str:
     """Every command with all of its settings."""
     lines = [MADE, "# Commands and settings", ""]
-    lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults.", ""]
+    lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults. `rl4nlu new COMMAND"]
+    lines += ["FILE.yaml` writes a file with all settings, `rl4nlu COMMAND --help-all` tells what stands here.", ""]
     for name, function in COMMANDS.items():
-        text, example = (function.__doc__ or "").strip().split("\n\n")
-        lines += [f"## {name}", "", text, "", "```", example.strip(), "```", ""]
+        text, example = summary_of(function)
+        lines += [f"## {name}", "", text, "", "```", example, "```", ""]
         if name in SETTINGS:
-            lines += ["| setting | default | meaning |", "|---|---|---|", *_rows(SETTINGS[name]), ""]
+            lines += _settings(SETTINGS[name])
     return "\n".join(lines)
 
 
-def _rows(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    rows = []
-    for name, info in kind.model_fields.items():
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            rows += _rows(inner, f"{prefix}{name}.")
-        else:
-            rows.append(f"| `{prefix}{name}` | {info.get_default()} | {(info.description or '').replace('|', '/')} |")
-    return rows
+def _settings(kind: type[BaseModel]) -> list[str]:
+    lines = []
+    groups = grouped(kind)
+    for group, members in groups.items():
+        lines += [f"{group.capitalize()}:", ""] if len(groups) > 1 else []
+        lines += ["| setting | values | default | meaning |", "|---|---|---|---|"]
+        for entry in members:
+            cells = (f"`{entry.name}`", entry.kind, entry.usual, entry.meaning)
+            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |".replace("|  |", "| |"))
+        lines.append("")
+    return lines
 
 
 def main() -> int:

@@ -24,12 +24,12 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"
 def test_a_new_settings_file_is_the_defaults(tmp_path, command):
     path = tmp_path / "run.yaml"
     write_new(command, path)
-    found = config.parse(RUNS[command], [str(path)], "rl4nlu", "")
-    assert found == RUNS[command](task="glue/rte", model="mini")
+    found = config.parse(RUNS[command], [str(path)], "rl4nlu")
+    assert found == RUNS[command](task="mini/sentiment", model="mini")
     # and with the # of every entry taken away it is still the same
     entries = re.sub(r"^# ( *[a-z_]+:)", r"\1", path.read_text(), flags=re.M)
     path.write_text(entries)
-    assert config.parse(RUNS[command], [str(path)], "rl4nlu", "") == found
+    assert config.parse(RUNS[command], [str(path)], "rl4nlu") == found
 
 
 def test_a_new_task_file_is_valid(tmp_path):

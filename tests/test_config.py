@@ -53,7 +53,7 @@ CLASSIFY = (
 
 
 def given_args(kind, *args):
-    return parse(kind, args, "rl4nlu test", "A test.")
+    return parse(kind, args, "rl4nlu test")
 
 
 def test_the_names_are_a_contract():
@@ -198,5 +198,5 @@ def test_odd_yaml_is_one_line(tmp_path, text):
     end."""
     (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(UserError) as error:
-        parse(SftSettings, [str(tmp_path / "odd.yaml")], "rl4nlu", "")
+        parse(SftSettings, [str(tmp_path / "odd.yaml")], "rl4nlu")
     assert len(str(error.value)) < 5000

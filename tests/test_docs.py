@@ -41,7 +41,7 @@ def test_every_command_of_the_readme_is_understood(line, tmp_path, monkeypatch):
     if command in SETTINGS:
         while args and not args[0].startswith("-"):
             args.pop(0)  # run folders
-        settings = config.parse(SETTINGS[command], args, "rl4nlu", "")
+        settings = config.parse(SETTINGS[command], args, "rl4nlu")
         if getattr(settings, "task", None):
             assert find_all(settings.task)
 

@@ -238,7 +238,7 @@ def test_settings_files(place, drawn, command):
     run = {"task": "mini/sentiment", "model": "mini", "lora": {"r": 4}}
     usual = SUITE if kind is SuiteSettings else run if "lora" in kind.model_fields else {}
     path.write_bytes(drawn.draw(yaml_file(list(kind.model_fields), usual)))
-    found = mended(lambda: config.parse(kind, [str(path)], "rl4nlu", ""))
+    found = mended(lambda: config.parse(kind, [str(path)], "rl4nlu"))
     if found is not None:
         if kind is SuiteSettings:
             mended(lambda: make_plan(found))
@@ -267,14 +267,14 @@ def test_what_is_no_setting_is_refused(place, drawn, command, name):
     if name not in known:
         (place / "s.yaml").write_text(yaml.safe_dump({name: 1}))
         with pytest.raises(UserError):
-            config.parse(kind, [str(place / "s.yaml")], "rl4nlu", "")
+            config.parse(kind, [str(place / "s.yaml")], "rl4nlu")
         if name.replace("-", "_").removeprefix("no_") not in known and not {".", "help"} & {name[-1], name}:
             with pytest.raises(UserError):
-                config.parse(kind, [f"--{name}", "1"], "rl4nlu", "")
+                config.parse(kind, [f"--{name}", "1"], "rl4nlu")
     if "lora" in kind.model_fields and name not in config.names(kind.model_fields["lora"].annotation):
         (place / "s.yaml").write_text(yaml.safe_dump({"lora": {name: 1}}))
         with pytest.raises(UserError):
-            config.parse(kind, [str(place / "s.yaml")], "rl4nlu", "")
+            config.parse(kind, [str(place / "s.yaml")], "rl4nlu")
 
 
 # -- flags -------------------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_flags(place, drawn, command):
     for _ in range(drawn.draw(st.integers(0, 2))):
         args += [drawn.draw(flag), drawn.draw(value)]
     with contextlib.suppress(SystemExit):  # of --help
-        mended(lambda: config.parse(kind, args, "rl4nlu", ""))
+        mended(lambda: config.parse(kind, args, "rl4nlu"))
 
 
 @fuzz

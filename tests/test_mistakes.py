@@ -129,7 +129,7 @@ MISTAKES = [
     (f"{RTE[:-4]} ./nowhere --data good", "no such model folder"),
     (f"{RTE[:-4]} no-config --data good", "no config.json"),
     (f"{RTE[:-4]} pickled --data good", ".bin or .pt files are not loaded"),
-    (f"{RTE} --limt 5", "did you mean 'limit'"),
+    (f"{RTE} --limt 5", "did you mean '--limit'"),
     (f"{RTE} --limit many", "many is not a INT"),
     (f"{RTE} --limit 0", "greater than 0"),
     (f"{RTE} --limit", "missing value"),

@@ -11,6 +11,7 @@ from code_rules import faults
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "rl4nlu"
 FLOW = [
+    "similar",
     "errors",
     "redact",
     "names",
@@ -29,6 +30,8 @@ FLOW = [
     "memory",
     "guards",
     "settings",
+    "help",
+    "mistakes",
     "config",
     "artefacts",
     "run",
@@ -79,6 +82,7 @@ FLOW = [
     "plan",
     "workers",
     "suite",
+    "schema",
     "new",
     "shapes",
     "cost",

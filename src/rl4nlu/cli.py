@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import textwrap
 from typing import Any
 
 from . import stop
@@ -82,13 +84,19 @@ def _tell_crash(kind: type[BaseException], error: BaseException, trace: Any) -> 
 
 
 def _help() -> str:
+    width = min(max(shutil.get_terminal_size().columns, 60), 100)
     lines = [
+        "rl4nlu demo   # zero-shot, few-shot, SFT and PPO on bundled data, no network",
+        "",
         "usage: rl4nlu COMMAND [FILE.yaml] [--flags]",
-        "       rl4nlu demo   # everything on bundled data, no network",
     ]
     for group, commands in GROUPS.items():
-        lines += ["", f"{group}:", *(f"  {one.__name__:<10}{summary_of(one)[0].splitlines()[0]}" for one in commands)]
-    return "\n".join([*lines, "", "rl4nlu COMMAND --help tells the settings of a command"])
+        lines += ["", f"{group}:"]
+        for one in commands:
+            does = summary_of(one)[0].split("; ")[0].split(". ")[0].rstrip(".")
+            name = f"  {one.__name__:<10}"
+            lines += textwrap.wrap(does, width, initial_indent=name, subsequent_indent=" " * len(name))
+    return "\n".join([*lines, "", "settings of a command: rl4nlu COMMAND --help; all of all commands: docs/cli.md"])
 
 
 if __name__ == "__main__":

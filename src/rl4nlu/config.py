@@ -11,25 +11,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from . import files, yamls
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean, did_you_mean_path
+from .mistakes import of_flags, of_parser, of_value
 from .redact import redact
-from .settings import PRESETS, Frozen, Settings
+from .settings import PRESETS, Frozen, Settings, SuiteFlags, SuiteSettings
+from .settings.describe import names
+
+__all__ = ["command_line", "names", "parse", "read_yaml", "save", "validate", "vetted", "with_preset"]
 
 S = TypeVar("S", bound=Frozen)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
+def parse(kind: type[S], args: Sequence[str], prog: str) -> S:
     """Settings from `[FILE.yaml] --flag value ...`: flags over file over preset over defaults.
+
+    Args:
+        kind: the settings.
+        args: the words behind the command.
+        prog: program and command, for messages.
 
     Raises:
         UserError: the file or a flag is not what the settings take.
-        SystemExit: after `--help` (code 0).
     """
     rest, where = list(args), ""
     values: dict[str, Any] = {}
@@ -41,7 +48,7 @@ def parse(kind: type[S], args: Sequence[str], prog: str, description: str) -> S:
         base = validate(kind, values)
     except UserError as wrong:
         raise UserError(f"{where}{wrong}") from None
-    return _flags_over(kind, base, rest, prog, description)
+    return _flags_over(kind, base, rest, prog)
 
 
 def with_preset(kind: type[Frozen], values: dict[str, Any], preset: str | None = None) -> dict[str, Any]:
@@ -63,7 +70,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such settings file; flags start with --, e.g. --task glue/rte") from None
+        near = did_you_mean_path(path)
+        raise UserError(f"{path}: no such settings file{near}; flags start with --, e.g. --task glue/rte") from None
     except (OSError, UnicodeDecodeError) as wrong:
         raise UserError(f"{path}: cannot be read as a settings file ({wrong})") from None
     values = yamls.values(path, text)
@@ -79,7 +87,7 @@ def validate(kind: type[S], values: dict[str, Any]) -> S:
     try:
         return vetted(kind.model_validate(values))
     except ValidationError as wrong:
-        raise UserError("; ".join(_explain(kind, error) for error in wrong.errors())) from None
+        raise UserError("; ".join(of_value(kind, error) for error in wrong.errors())) from None
 
 
 def vetted(settings: S) -> S:
@@ -135,16 +143,6 @@ def _changed(settings: BaseModel, default: BaseModel, prefix: str) -> list[str]:
     return words
 
 
-def names(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    """All setting names, nested ones with a dot."""
-    found: list[str] = []
-    for name, info in kind.model_fields.items():
-        inner = info.annotation
-        nested = isinstance(inner, type) and issubclass(inner, BaseModel)
-        found += names(inner, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
-    return found
-
-
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` on top of `under`, group by group."""
     both = {name: _merge(under[name], value) for name, value in over.items() if _are_dicts(under.get(name), value)}
@@ -153,15 +151,6 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _are_dicts(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
-
-
-def _explain(kind: type[BaseModel], error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))
-    if not where:  # a rule over several settings says all itself
-        return error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such setting{did_you_mean(where, names(kind))}"
-    return f"{where}: {error['msg'][0].lower() + error['msg'][1:]} (got {error['input']!r})"
 
 
 def _flag(args: Sequence[str], name: str) -> str | None:
@@ -173,46 +162,25 @@ def _flag(args: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _flags_over(kind: type[S], base: S, args: list[str], prog: str, description: str) -> S:
-    known = {name for flat in names(kind) for name in (flat, flat.replace("_", "-"))}
-    for arg in args:
-        name = arg[2:].split("=")[0]
-        if arg.startswith("--") and name not in known and not _negates(name, known) and name != "help":
-            hint = did_you_mean(name, sorted(known - {n for n in known if "_" in n}))
-            raise UserError(f"--{name}: no such flag{hint}; see: {prog} --help")
+def _flags_over(kind: type[S], base: S, args: list[str], prog: str) -> S:
+    if not args:
+        return vetted(base)
+    if complaint := of_flags(kind, args):
+        raise UserError(f"{complaint}; see: {prog} --help")
+    import tyro  # not for help, which comes at once
+
     said = io.StringIO()
-    width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100" if {"-h", "--help"} & set(args) else "2000"
+    shown: type[Any] = SuiteFlags if kind is SuiteSettings else kind
+    width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "2000"
     try:
         with contextlib.redirect_stderr(said):
-            return vetted(tyro.cli(kind, default=base, args=args, prog=prog, description=description))
-    except SystemExit as stop:
-        if stop.code == 0:
-            raise
-        raise UserError(f"{_condense(said.getvalue())}; see: {prog} --help") from None
+            found = tyro.cli(shown, default=base, args=args, prog=prog)
+        given = {name: getattr(found, name) for name in shown.model_fields}
+        return vetted(found if shown is kind else base.model_copy(update=given))
+    except SystemExit:
+        raise UserError(f"{of_parser(said.getvalue())}; see: {prog} --help") from None
     finally:
         if width is None:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = width
-
-
-def _negates(name: str, known: set[str]) -> bool:
-    group, _, last = name.rpartition(".")
-    return last.startswith("no-") and ".".join(filter(None, (group, last[3:]))) in known
-
-
-def _condense(box: str) -> str:
-    """The parser's framed, many-line message as one line: its first paragraph, without frame and jargon."""
-    lines = [re.sub(r"^[│╭╰|+]+|[│╮╯|+]+$", "", line).strip() for line in box.splitlines()]
-    lines = [line for line in lines if line.strip("─- ")][1:]  # the first line is the frame's title
-    text = " ".join(line for line in lines if "For full helptext" not in line)
-    text = text.split("Argument helptext:")[0].split("Got errors:")[0]
-    pydantic = re.search(r"validation error[s]? for \w+ (\S+) (.*?) \[type=\w+, input_value=(.*?), input_type", text)
-    if rule := re.search(r"validation error for \w+ Value error, (.*?) \[type=value_error", text):
-        return rule.group(1)  # a rule over several settings says all itself
-    if pydantic:
-        name, message, given = pydantic.groups()
-        text = f"--{name.replace('_', '-')}: {message[0].lower() + message[1:]} (got {given})"
-    text = re.sub(r"no type matching (\S+) could be instantiated from \['?(.*?)'?\]", r"\2 is not a \1", text)
-    text = text.replace("{None}|", "").replace("Error parsing ", "").strip(" .")
-    return text[0].lower() + text[1:] if text else "the flags cannot be read"

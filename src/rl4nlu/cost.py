@@ -201,7 +201,7 @@ class _Look:
             self.passes([(row.ids, [row.answers[row.gold]]) for row in chosen], grad=True)
         elif settings.over_labels:
             rows: Rows = [(row.ids, distinguishing(row.answers)) for row in chosen]
-            for grad in (False, False, True):
+            for grad in (False, True):  # old and reference scores take the same
                 self.passes(rows, grad, closed=True)
         else:
             bridge = max(len(row.bridge) for row in chosen)
@@ -213,7 +213,7 @@ class _Look:
             length = room + settings.reason + bridge
             written = [[k, *range(length - 1)] for k in range(settings.answers)]
             rows = [(row.ids, written) for row in chosen]
-            for grad in (False, False, True):
+            for grad in (False, True):  # old and reference scores take the same
                 with_gold = grad and settings.sft_coef > 0
                 now: Rows = [(row.ids, [*written, row.answers[row.gold]]) for row in chosen] if with_gold else rows
                 self.passes(now, grad, entropy=("gradient" if settings.entropy_coef else "value") if grad else "none")

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, did_you_mean, did_you_mean_path
 from .rows import Located, Row, read_rows
 from .seeding import generator
 from .tasks import Example, Files, Table, Task, find
@@ -119,9 +119,17 @@ def _examples(task: Task, split: str, where: str, row: Row | UserError, default_
         if odd := [name for name, text in example.fields.items() if not isinstance(text, str)]:
             raise UserError(f"{where}: {odd[0]!r} is not text")
     if split != "test" and any(example.label is None for example in found):
+        _label_column_is_there(task, row, where)
         wanted = f"a number from {task.labels[0]} to {task.labels[-1]}" if task.numeric else ", ".join(task.labels)
         raise UserError(f"{where}: no label, and every row to train or to evaluate on needs one ({wanted})")
     return found
+
+
+def _label_column_is_there(task: Task, row: Row, where: str) -> None:
+    columns = task.columns.get("label", ())
+    if task.table is not None and not any(column in row for column in columns):
+        near = did_you_mean(columns[0], row)
+        raise UserError(f"{where}: no column {columns[0]!r} for the label{near}; the columns are {', '.join(row)}")
 
 
 def _part_of(task: Task, table: Table, part: str, examples: list[Example]) -> list[Example]:
@@ -168,7 +176,8 @@ def table_rows(task: Task, table: Table, split: str, data: str | Path | None) ->
     moved = Path(data) / name if data is not None else None
     path = moved if moved is not None and moved.is_file() else table.folder / name
     if not path.is_file():
-        raise UserError(f"{path}: no such file; the task's file names it at {source}:")
+        near = did_you_mean_path(path)
+        raise UserError(f"{path}: no such file{near}; the task's file names it at {source}: mend it there")
     return read_rows(path, quoted=True), part
 
 
@@ -180,7 +189,9 @@ def _paths(task: Task, files: Files, split: str, data: Path) -> list[Path]:
 
 def _file_rows(task: Task, files: Files, split: str, data: Path) -> Iterable[Located]:
     if not data.is_dir():
-        raise UserError(f"--data {data}: no such folder; it should hold {task.suite}/{files.folder}/")
+        raise UserError(
+            f"--data {data}: no such folder{did_you_mean_path(data)}; it should hold {task.suite}/{files.folder}/"
+        )
     paths = _paths(task, files, split, data)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -234,7 +245,9 @@ def _example(task: Task, row: Row, where: str, default_id: str) -> Example:
         column = next((column for column in columns if column in row), None)
         # test files have no label, some of the benchmarks' files no id
         if column is None and name != "label" and (name != "id" or task.table is not None):
-            raise UserError(f"{where}: no column {' or '.join(map(repr, columns))}; the columns are {', '.join(row)}")
+            near = did_you_mean(columns[0], row) if task.table is not None else ""
+            wanted = " or ".join(map(repr, columns))
+            raise UserError(f"{where}: no column {wanted}{near}; the columns are {', '.join(row)}")
         cells[name] = None if column is None else row[column]
     label = task.label_of(cells.pop("label", None))
     row_id = cells.pop("id", None)

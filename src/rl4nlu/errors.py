@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from .similar import nearest, nearest_path
 
 
 class UserError(Exception):
@@ -13,9 +14,15 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """`" (did you mean 'x'?)"` for the nearest known name, or two that are equally near; else an empty string."""
+    near = nearest(name, known)[:2]
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def did_you_mean_path(path: Path) -> str:
+    """`" (did you mean 'x'?)"` for the path most like one that is not there, or an empty string."""
+    near = nearest_path(path)
+    return f" (did you mean {str(near)!r}?)" if near is not None and near != path else ""
 
 
 class Halted(Exception):

@@ -41,7 +41,9 @@ def entries() -> Iterator[Entry]:
     for one in COLLAPSES:
         yield Entry(one.name, "collapse of a policy", (one.what, f"to change: {one.cure}"))
     for name, meaning in METRICS.items():
-        yield Entry(name, "metric", (meaning, f"of {', '.join(one.name for one in TASKS.values() if name in one.metrics)}"))
+        yield Entry(
+            name, "metric", (meaning, f"of {', '.join(one.name for one in TASKS.values() if name in one.metrics)}")
+        )
     for name, function in REWARDS.items():
         yield Entry(name, "--reward", (" ".join((inspect.getdoc(function) or "").split()),))
     for task in TASKS.values():
@@ -59,7 +61,9 @@ def explain(word: str) -> list[Entry]:
     found = [entry for entry in known if asked in _names(entry)]
     if not found:
         near = did_you_mean(word.removeprefix("--"), dict.fromkeys(name for one in known for name in (one.word,)))
-        raise UserError(f"explain: nothing is called {word!r}{near}; docs/cli.md lists the settings, `rl4nlu tasks` tasks")
+        raise UserError(
+            f"explain: nothing is called {word!r}{near}; docs/cli.md lists the settings, `rl4nlu tasks` tasks"
+        )
     return found
 
 

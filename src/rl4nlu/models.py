@@ -26,7 +26,7 @@ from .errors import Diverged, UserError
 from .forward import shares_prefix
 from .memory import Memory, keep_freed_pages
 from .settings import LoraSettings
-from .sources import LABEL_BIAS, VALUE_HEAD, adapter_folder, source_of
+from .sources import KNOWN_MODELS, LABEL_BIAS, VALUE_HEAD, adapter_folder, model_meant, source_of
 from .tasks import Task
 
 REFERENCE = "reference"
@@ -292,9 +292,10 @@ def cannot_load(name: str, wrong: Exception, kind: str) -> str:
     try:
         AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
     except Exception:  # as above
+        near = "" if name in KNOWN_MODELS else model_meant(name)
         return (
-            f"--model {name}: neither a folder here nor a model that could be loaded from the hub ({first}); give a "
-            "folder, a name on the hub, or mini"
+            f"--model {name}: neither a folder here nor a model that could be loaded from the hub{near} ({first}); "
+            "give a folder, a name on the hub, or mini"
         )
     return f"--model {name}: it cannot be loaded as {kind} ({first}); give a model that is one"
 

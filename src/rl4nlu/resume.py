@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import read_yaml, validate
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean_path
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
 from .run import Run, command_of, read_config, read_results, status_of
 from .settings import RUNS, ClassifySettings, EvaluateSettings, PpoSettings, ResumeSettings, Settings, SftSettings
@@ -38,8 +38,9 @@ def rest_of(path: Path, settings: ResumeSettings | None = None) -> Rest:
         UserError: it is no run, another process works in it, or what it needs is not there any more.
     """
     if not path.is_dir():
-        near = did_you_mean(path.name, [one.name for one in path.parent.glob("*/")] if path.parent.is_dir() else [])
-        raise UserError(f"{path}: no such run folder{near}; runs say at their start where they write")
+        raise UserError(
+            f"{path}: no such run folder{did_you_mean_path(path)}; runs say at their start where they write"
+        )
     if (path / "suite.json").is_file():
         raise UserError(f"{path} is the folder of a suite: give its command again, it goes on where it was")
     command = command_of(path)

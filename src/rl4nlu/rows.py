@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, did_you_mean_path
 
 Row = Mapping[str, Any]
 Located = tuple[str, Row | UserError]
@@ -38,7 +38,7 @@ def read_rows(path: Path, headerless: tuple[str, ...] | None = None, quoted: boo
     if path.is_dir():
         raise UserError(f"{path} is a folder, and a file is needed")
     if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
+        raise UserError(f"{path}: no such file{did_you_mean_path(path)}; check the path")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: files of this kind cannot be read; give one of {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":

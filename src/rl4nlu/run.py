@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import config, files, settings
-from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError
+from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError, did_you_mean_path
 from .names import short
 from .stop import Interrupted, deferred
 from .tasks.own import dump, is_file
@@ -270,7 +270,8 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     """
     file = path / "results.json"
     if not file.is_file():
-        raise UserError(f"{path}: no results.json; give the folder of a finished run")
+        near = "" if path.exists() else did_you_mean_path(path)
+        raise UserError(f"{path}: no results.json{near}; give the folder of a finished run")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         assert content["schema"] == SCHEMA

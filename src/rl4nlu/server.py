@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean, did_you_mean_path
 from .tasks import TASKS
 
 HEADER = "index\tprediction"
@@ -101,7 +101,8 @@ def check_zip(path: Path) -> tuple[list[str], list[str]]:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             contents = {name: archive.read(name) for name in names}
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `rl4nlu submit RUN... --out {path}` writes one") from None
+        near = did_you_mean_path(path)
+        raise UserError(f"{path}: no such file{near}; `rl4nlu submit RUN... --out {path}` writes one") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as wrong:
         raise UserError(f"{path}: not a zip that can be read ({wrong}); write it again with `rl4nlu submit`") from None
     problems = [f"{name}: stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from .artefacts import check_kind, read_json
-from .errors import UserError
+from .errors import UserError, did_you_mean, did_you_mean_path
 
 MINI = "mini"
 MINILM = "minilm"
@@ -18,6 +18,61 @@ LABEL_BIAS = "label_bias.json"
 VALUE_HEAD = "value_head.safetensors"
 INDEX = "model.safetensors.index.json"
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+KNOWN_MODELS = (
+    MINI,
+    MINILM,
+    *(f"Qwen/Qwen2.5-{size}{kind}" for size in ("0.5B", "1.5B", "3B", "7B", "14B") for kind in ("", "-Instruct")),
+    *(f"Qwen/Qwen3-{size}{kind}" for size in ("0.6B", "1.7B", "4B", "8B") for kind in ("", "-Base")),
+    *(f"meta-llama/Llama-2-{size}{kind}-hf" for size in ("7b", "13b") for kind in ("", "-chat")),
+    *(f"meta-llama/Llama-3.2-{size}{kind}" for size in ("1B", "3B") for kind in ("", "-Instruct")),
+    *(f"meta-llama/{name}{kind}" for name in ("Llama-3.1-8B", "Meta-Llama-3-8B") for kind in ("", "-Instruct")),
+    *(f"mistralai/Mistral-7B-{kind}" for kind in ("v0.1", "v0.3", "Instruct-v0.2", "Instruct-v0.3")),
+    *(f"google/gemma-{name}{kind}" for name in ("2b", "7b", "2-2b", "2-9b", "3-1b") for kind in ("", "-it")),
+    *(f"HuggingFaceTB/SmolLM2-{size}{kind}" for size in ("135M", "360M", "1.7B") for kind in ("", "-Instruct")),
+    *(f"EleutherAI/pythia-{size}" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b")),
+    *(f"facebook/opt-{size}" for size in ("125m", "350m", "1.3b", "2.7b", "6.7b")),
+    *(f"bigscience/bloom-{size}" for size in ("560m", "1b1", "3b", "7b1")),
+    "allenai/OLMo-2-0425-1B",
+    "allenai/OLMo-2-1124-7B",
+    "EleutherAI/gpt-j-6b",
+    "EleutherAI/gpt-neo-125m",
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "microsoft/phi-2",
+    "microsoft/Phi-3-mini-4k-instruct",
+    "mosaicml/mpt-7b",
+    "openai-community/gpt2",
+    "openai-community/gpt2-medium",
+    "openai-community/gpt2-large",
+    "openai-community/gpt2-xl",
+    "distilbert/distilgpt2",
+    "distilbert/distilbert-base-uncased",
+    "distilbert/distilroberta-base",
+    "google-bert/bert-base-uncased",
+    "google-bert/bert-base-cased",
+    "google-bert/bert-large-uncased",
+    "google-bert/bert-large-cased",
+    "FacebookAI/roberta-base",
+    "FacebookAI/roberta-large",
+    "FacebookAI/xlm-roberta-base",
+    "albert/albert-base-v2",
+    "microsoft/deberta-v3-base",
+    "microsoft/deberta-v3-large",
+    "answerdotai/ModernBERT-base",
+    "answerdotai/ModernBERT-large",
+)
+"""Names to suggest: models that are often used. Any other is taken just as well."""
+_MOVED = ("openai-community", "distilbert", "google-bert", "FacebookAI", "albert")
+OLD_NAMES = frozenset(name.split("/")[1] for name in KNOWN_MODELS if name.split("/")[0] in _MOVED)
+"""Models that the hub also finds without their owner, as they were called at first."""
+
+
+def model_meant(name: str) -> str:
+    """`" (did you mean 'Qwen/Qwen2.5-7B'?)"`: the known model, or folder, most like one that is not there."""
+    path = Path(name)
+    if name.startswith((".", "/")) or (path.parent != Path() and path.parent.is_dir()):
+        return did_you_mean_path(path) or did_you_mean(name, KNOWN_MODELS)
+    return did_you_mean(name, KNOWN_MODELS) or did_you_mean_path(path)
 
 
 def adapter_folder(run: Path) -> Path:
@@ -37,7 +92,8 @@ def adapter_folder(run: Path) -> Path:
             check_kind(folder)
             return folder
     if not run.exists():
-        raise UserError(f"{run}: no such run folder; `rl4nlu sft` and `rl4nlu ppo` make them")
+        near = did_you_mean_path(run)
+        raise UserError(f"{run}: no such run folder{near}; `rl4nlu sft` and `rl4nlu ppo` make them")
     if (run / "config.json").is_file():
         raise UserError(f"{run} holds a whole model and no adapter; ask it as one: --model {run}")
     raise UserError(
@@ -105,8 +161,12 @@ def source_of(name: str) -> str:
     if path.is_dir():
         check_model(path, f"--model {name}")
         return name
-    if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise UserError(f"--model {name}: no such model folder; give a folder, a name on the hub, or mini")
+    no_hub = "/" not in name and name not in OLD_NAMES  # there names have an owner
+    if path.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or no_hub:
+        near = model_meant(name)
+        raise UserError(
+            f"--model {name}: no such model folder{near}; give a folder, a name on the hub with its owner, or mini"
+        )
     return name
 
 

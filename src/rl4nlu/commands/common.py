@@ -15,7 +15,7 @@ Command = Callable[[Args], int | None]
 def summary_of(command: Command) -> tuple[str, str]:
     """What a command does, in a sentence, and an example of it: the two paragraphs of its docstring."""
     first, example = (command.__doc__ or "").strip().split("\n\n")
-    return first.strip(), example.strip()
+    return " ".join(first.split()), example.strip()
 
 
 def example_of(command: Command) -> str:
@@ -24,11 +24,29 @@ def example_of(command: Command) -> str:
 
 
 def settings_of(command: Command, kind: Any, args: Args) -> Any:
-    """Settings from the words behind a command."""
+    """Settings from the words behind a command.
+
+    Raises:
+        SystemExit: after its help (code 0), which comes before anything is read.
+    """
+    show_help(command, args, kind)
     from .. import config
 
-    first, example = summary_of(command)
-    return config.parse(kind, args, f"rl4nlu {command.__name__}", f"{first}\n\nexample: {example}")
+    return config.parse(kind, args, f"rl4nlu {command.__name__}")
+
+
+def show_help(command: Command, args: Args, kind: Any = None) -> None:
+    """The help of a command, where its words ask for it: `--help` a screen, `--help-all` every setting.
+
+    Raises:
+        SystemExit: help was asked for (code 0).
+    """
+    if asked_for_help(args):
+        from ..help import page
+
+        first, example = summary_of(command)
+        print(page(command.__name__, example, first, kind, whole="--help-all" in args))
+        raise SystemExit(0)
 
 
 def make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -60,11 +78,16 @@ def paths(args: Args) -> tuple[list[Path], Args]:
     return [Path(arg) for arg in args[:split]], args[split:]
 
 
+def asked_for_help(args: Args) -> bool:
+    """Whether the words behind a command ask for its help."""
+    return bool({"-h", "--help", "--help-all"} & set(args))
+
+
 def run_folder(command: Command, args: Args) -> tuple[Path, Args]:
     """The run folder in front of the flags, and the flags."""
     if args and not args[0].startswith("-"):
         return Path(args[0]), args[1:]
-    if {"-h", "--help"} & set(args):
+    if asked_for_help(args):
         return Path("RUN"), args
     kind = "a run" if command.__name__ == "resume" else "a finished run"
     raise UserError(f"{command.__name__} needs the folder of {kind} first: {example_of(command)}")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ..errors import UserError, did_you_mean
-from .common import Args, example_of, paths, settings_of
+from .common import Args, example_of, paths, settings_of, show_help
 
 
 def tasks(args: Args) -> None:
@@ -14,10 +14,8 @@ def tasks(args: Args) -> None:
 
     rl4nlu tasks
     """
+    show_help(tasks, args)
     if args:
-        if args[0] in ("-h", "--help"):
-            print(tasks.__doc__)
-            return
         raise UserError(f"tasks takes no argument, and {args[0]!r} was given; leave it out")
     from rich.console import Console
     from rich.table import Table
@@ -36,26 +34,38 @@ def tasks(args: Args) -> None:
 
 
 def new(args: Args) -> None:
-    """A commented file to start from: a task of your own, or the settings of a command.
+    """A commented file to start from: a task of your own, the settings of a command, or a suite. Its schema, for an
+    editor that completes names and tells mistakes, is written beside it. Kinds: task, suite, evaluate, sft, ppo,
+    classify.
 
     rl4nlu new task my.yaml
     """
-    from ..new import write_new
-    from ..settings import RUNS
+    show_help(new, args)
+    from ..new import KINDS, write_new
 
-    kinds = ("task", *RUNS)
-    if {"-h", "--help"} & set(args):
-        print(f"{new.__doc__}\n    kinds: {', '.join(kinds)}")
-        return
     if len(args) != 2:
         raise UserError(f"new needs a kind and a file: {example_of(new)}")
     kind, name = args
-    if kind not in kinds:
-        near = did_you_mean(kind, kinds)
-        raise UserError(f"new: no kind of file is called {kind!r}{near}; choose {', '.join(kinds)}")
-    write_new(kind, Path(name))
+    if kind not in KINDS:
+        near = did_you_mean(kind, KINDS)
+        raise UserError(f"new: no kind of file is called {kind!r}{near}; choose {', '.join(KINDS)}")
+    beside = write_new(kind, Path(name))
     then = f"rl4nlu check {name}" if kind == "task" else f"rl4nlu {kind} {name}"
-    print(f"{name} is written; fill it in, then: {then}")
+    print(f"{name} is written, and {beside} for your editor; fill it in, then: {then}")
+
+
+def schema(args: Args) -> None:
+    """The JSON schema of a settings file, a suite or a task file, for editors and checkers.
+
+    rl4nlu schema ppo
+    """
+    show_help(schema, args)
+    from ..schema import KINDS, text_of
+
+    if len(args) != 1 or args[0] not in KINDS:
+        near = did_you_mean(args[0], KINDS) if args else ""
+        raise UserError(f"schema needs one kind of file{near}: choose {', '.join(KINDS)}")
+    print(text_of(args[0]), end="")
 
 
 def check(args: Args) -> None:

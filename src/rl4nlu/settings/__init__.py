@@ -13,6 +13,7 @@ from .tools import (
     ReportSettings,
     ResumeSettings,
     SubmitSettings,
+    SuiteFlags,
     SuiteSettings,
 )
 from .train import ClassifySettings, PpoSettings, SftSettings, TrainSettings
@@ -37,6 +38,7 @@ __all__ = [
     "Settings",
     "SftSettings",
     "SubmitSettings",
+    "SuiteFlags",
     "SuiteSettings",
     "TrainSettings",
 ]

@@ -18,13 +18,13 @@ class EvaluateSettings(PromptSettings):
     adapter: Path | None = None
     """Run folder whose adapter, or classifier, to evaluate."""
     decode: Literal["score", "greedy", "sample"] = "score"
-    """Score the label words, or generate and parse."""
+    """score labels, or generate: greedy, sample; what is generated is parsed."""
     answer_tokens: int | None = Field(None, gt=0)
-    """Longest generated answer (default: the longest label's, and 4)."""
+    """Tokens of the longest generated answer; default: those of the longest label, and 4."""
     unparsable: Literal["wrong", "random"] = "wrong"
     """What a generated answer that cannot be parsed counts as: wrong, or a label drawn at random."""
     calibrate: Literal["none", "contextual", "batch", "domain"] = "none"
-    """Take the model's bias out of scored labels: by content-free prompts, by the mean over the rows, by the cue."""
+    """Take out the model's bias: contextual, batch, domain; by content-free prompts, by all rows, by the cue."""
 
     @model_validator(mode="after")
     def _only_scores_are_calibrated(self) -> EvaluateSettings:
@@ -43,16 +43,16 @@ class PredictSettings(Frozen):
     task: str | None = None
     """Which task's question to ask, where the run was trained on several."""
     input: Path | None = None
-    """Rows: .jsonl, .csv, .tsv or .parquet with the task's fields (or the columns of its files) by name."""
+    """Rows: a .jsonl, .csv, .tsv or .parquet file; with the task's fields (or the columns of its files) by name."""
     output: Path | None = None
     """File to write, one JSON object a row."""
     decode: Literal["score", "greedy", "sample"] = "score"
-    """Score the label words, or generate and parse."""
+    """score labels, or generate: greedy, sample; what is generated is parsed."""
     device: str = "auto"
     """auto, cpu or cuda."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the base weights; auto: bfloat16 on a GPU, else float32."""
     max_tokens: int = Field(4096, ge=16)
-    """Tokens in a micro-batch: memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
+    """Tokens in a micro-batch; memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
     seed: int = Field(0, ge=0)
     """Of sampled answers."""

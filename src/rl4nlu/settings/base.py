@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
+@cache
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Class -> attribute -> the text that stands below it, of a module. One parse of the file: pydantic's own
+    `use_attribute_docstrings` reads it once a class, which help would have to wait for."""
+    file = sys.modules[module].__file__
+    tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
+    found: dict[str, dict[str, str]] = {}
+    for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, text in pairwise(node.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                told = inspect.cleandoc(str(text.value.value))
+                found.setdefault(node.name, {})[ast.unparse(field.target)] = told
+    return found
+
+
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    """Settings: what is not known is refused; a field's meaning stands below it."""
+
+    # deferred: help needs names and meanings, and no validator of any command
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        for name, text in _docstrings(cls.__module__).get(cls.__name__, {}).items():
+            cls.model_fields[name].description = text
 
 
 class LoraSettings(Frozen):
@@ -31,11 +59,11 @@ class Settings(Frozen):
     """What every command with a model needs."""
 
     task: str | None = None
-    """Task, e.g. glue/rte, or a file of your own (my.yaml); several with commas between; glue: the whole suite."""
+    """Task (glue/rte), suite (glue) or file (my.yaml); several with commas between."""
     model: str | None = None
     """mini (bundled), a folder, or a name on the hub."""
     data: Path | None = None
-    """Folder in the official layout (DIR/glue/RTE/train.tsv); without it, the hub."""
+    """Folder in the official layout, else the hub; rows are in DIR/glue/RTE/train.tsv and so on."""
     limit: int | None = Field(None, gt=0)
     """At most N rows of the split to work on."""
     max_bad_rows: int = Field(0, ge=0)
@@ -43,7 +71,7 @@ class Settings(Frozen):
     seed: int = Field(0, ge=0)
     """All randomness is derived from it."""
     split: Literal["dev", "train", "test"] | None = None
-    """Split to evaluate on (default: the task's, mostly dev)."""
+    """Split to evaluate on; default: the task's, mostly dev."""
     device: str = "auto"
     """auto, cpu or cuda."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -60,7 +88,8 @@ class PromptSettings(Settings):
     """What every command that prompts a language model needs."""
 
     template: Literal["plain", "verdict"] | None = None
-    """plain: short, for base models; verdict: instruction, answer between tags (default: the adapter's, else plain)."""
+    """plain (for base models) or verdict; that is an instruction, and the answer between tags (default: the adapter's,
+    else plain)."""
     chat: bool = False
     """Wrap prompts in the tokenizer's chat template."""
     shots: int = Field(0, ge=0, le=64)
@@ -68,4 +97,4 @@ class PromptSettings(Settings):
     reason: int = Field(0, ge=0, le=1024)
     """Tokens of free text that the model may write before its verdict; the verdict alone is judged."""
     max_tokens: int = Field(4096, ge=16)
-    """Tokens in a micro-batch, what rows share once: memory, not the result (but rounding, and LoRA's dropout)."""
+    """Tokens in a micro-batch; what rows share counts once: memory, not the result (but rounding, LoRA's dropout)."""

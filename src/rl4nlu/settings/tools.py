@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
 from pydantic import Field, field_validator
 
 from .base import Frozen
@@ -25,7 +24,7 @@ class ResumeSettings(Frozen):
     device: str | None = None
     """auto, cpu or cuda."""
     max_tokens: int | None = Field(None, ge=16)
-    """Tokens in a micro-batch: memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
+    """Tokens in a micro-batch; memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints."""
 
@@ -54,25 +53,30 @@ class DemoSettings(Frozen):
     """All randomness is derived from it."""
 
 
-class SuiteSettings(Frozen):
-    """Tasks x methods x seeds. What stands in the file alone, without flags: common, tasks, methods."""
+class SuiteFlags(Frozen):
+    """What of a suite may be a flag."""
 
     out: Path | None = None
-    """Folder of all runs (default: runs/ and the name of the file)."""
+    """Folder of all runs; default: runs/ and the name of the file."""
     jobs: int = Field(1, ge=1, le=256)
     """Runs at a time."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
-    """Every method is run with each, if anything in it is random."""
+    """Every method runs with each; once, if nothing in it is random."""
     data: Path | None = None
     """Folder in the official layout, over that of common."""
     dry_run: bool = False
     """Print the plan and stop."""
-    common: Annotated[dict[str, Any], tyro.conf.Suppress, tyro.conf.Fixed] = Field({})
-    """In the file: settings of all runs whose command knows them; limit is of training rows, eval_limit of others."""
-    tasks: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = Field({})
-    """In the file: names, or name: settings of the runs on it, over those of common."""
-    methods: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = Field({})
-    """In the file: name: command, settings; [A, B]: tuned; =METHOD: as there; init: METHOD; steps: times max_steps."""
+
+
+class SuiteSettings(SuiteFlags):
+    """Tasks x methods x seeds. What stands in the file alone, without flags: common, tasks, methods."""
+
+    common: dict[str, Any] = Field({})
+    """Settings of all runs whose command knows them; limit is of training rows, eval_limit of others."""
+    tasks: dict[str, dict[str, Any]] = Field({})
+    """Names, or name: settings of the runs on it; these go over common."""
+    methods: dict[str, dict[str, Any]] = Field({})
+    """name: {command, settings}; [A, B]: tuned; =METHOD: as there; init: METHOD; steps: times max_steps."""
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -24,7 +24,7 @@ class TrainSettings(PromptSettings):
     batch_size: int = Field(32, gt=0)
     """Prompts a step."""
     learning_rate: float | None = Field(None, gt=0)
-    """Default: by the model's width."""
+    """Highest rate; default: by the model's width."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """Adafactor with a fixed rate, or AdamW."""
     schedule: Literal["linear", "constant"] = "linear"
@@ -36,9 +36,9 @@ class TrainSettings(PromptSettings):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     select_rows: int = Field(0, ge=0)
-    """Keep the best state by N held-out training rows (at most a tenth of them); 0: keep the last."""
+    """Keep the best state by N held-out training rows; at most a tenth of them; 0: keep the last."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints (default: as often as costs a hundredth of the time)."""
+    """Steps between checkpoints; default: as often as costs a hundredth of the time."""
     eval_limit: int | None = Field(None, gt=0)
     """At most N rows in the final evaluation."""
     mixing: Literal["proportional", "sqrt", "equal"] = "proportional"
@@ -46,6 +46,7 @@ class TrainSettings(PromptSettings):
     mixture_cap: int | None = Field(None, gt=0)
     """Count a task in the mixture as if it had at most N training rows."""
     lora: LoraSettings = LoraSettings()
+    """The adapter: rank, scale, dropout, modules."""
 
 
 class SftSettings(TrainSettings):
@@ -66,11 +67,11 @@ class PpoSettings(TrainSettings):
     epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""
     select_rows: int = Field(256, ge=0)
-    """Keep the best state by N held-out training rows (at most a tenth of them); 0: keep the last."""
+    """Keep the best state by N held-out training rows; at most a tenth of them; 0: keep the last."""
     estimator: Literal["gae", "rloo", "grpo", "reinforce++", "expected"] = "gae"
-    """Of the advantage: gae (PPO, with a critic), rloo, grpo, reinforce++, or expected: the exact sum over labels."""
+    """gae (PPO), rloo, grpo, reinforce++, expected; gae has a critic, expected sums exactly over all labels."""
     actions: Literal["free", "labels"] | None = None
-    """What the policy may say: any text, or the label words only (default: labels for expected, else free)."""
+    """What the policy may say: free text, or labels; default: labels for expected, else free."""
     group_std: bool = True
     """grpo: divide by the standard deviation of a prompt's rewards."""
     answers: int = Field(4, ge=1, le=64)
@@ -78,7 +79,8 @@ class PpoSettings(TrainSettings):
     answer_tokens: int | None = Field(None, gt=0)
     """Longest sampled answer (default: the longest label's, and 4)."""
     reward: str = "paper"
-    """paper: +1, -1, unparsable -3; exact: 1 or 0; metric, matthews, f1, ...: its derivative; or a package's name."""
+    """paper, exact, metric, matthews, f1, ...; paper: +1, -1, unparsable -3; exact: 1 or 0; metric, ...: its
+    derivative; or a name that a package offers."""
     format_penalty: float | None = Field(None, ge=0)
     """What an answer that cannot be parsed costs beside being wrong (default: the reward's own; paper: 2)."""
     metric_window: int = Field(8, ge=1)
@@ -96,7 +98,7 @@ class PpoSettings(TrainSettings):
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of the entropy bonus."""
     sft_coef: float = Field(0.0, ge=0)
-    """Weight of an SFT term on the gold answers (hybrid)."""
+    """Weight of an SFT term on the gold answers; hybrid."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount."""
     lam: float = Field(0.95, ge=0, le=1)
@@ -164,7 +166,7 @@ class ClassifySettings(Settings):
     preset: Literal["default", "bert-base", "bert-large"] = "default"
     """bert-base, bert-large: model and usual settings of these baselines."""
     tune: Literal["auto", "full", "lora"] = "auto"
-    """All weights or LoRA; auto: LoRA for decoders, all weights for encoders."""
+    """full (all weights) or lora; auto: LoRA for decoders, all weights for encoders."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the training rows."""
     max_steps: int | None = Field(None, gt=0)
@@ -172,7 +174,7 @@ class ClassifySettings(Settings):
     batch_size: int = Field(32, gt=0)
     """Rows a step."""
     learning_rate: float | None = Field(None, gt=0)
-    """Default: by the model's width, from 5e-5 for all weights (at 384) or 1e-3 for LoRA (at 256)."""
+    """Highest rate; default: by the model's width, from 5e-5 for all weights (at 384) or 1e-3 for LoRA (at 256)."""
     schedule: Literal["linear", "constant"] = "linear"
     """Decay to zero, or none."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -182,7 +184,8 @@ class ClassifySettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints (default: as often as costs a hundredth of the time)."""
+    """Steps between checkpoints; default: as often as costs a hundredth of the time."""
     eval_limit: int | None = Field(None, gt=0)
     """At most N rows in the final evaluation."""
     lora: LoraSettings = LoraSettings()
+    """The adapter: rank, scale, dropout, modules."""

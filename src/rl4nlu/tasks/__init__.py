@@ -3,6 +3,7 @@ alone mean the whole suite."""
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from ..errors import UserError, did_you_mean
@@ -31,10 +32,8 @@ def find(name: str) -> Task:
         return read_task(Path(name))
     if name in SUITES:
         raise UserError(f"task {name!r} is a whole suite, and one task is needed here: try {name}/{_short(name)}")
-    near = did_you_mean(name.casefold(), TASKS)
-    if not near:  # 'rte' alone: the suite is missing
-        bare = name.casefold().replace("-", "").rpartition("/")[2]
-        near = "".join(f" (did you mean {full!r}?)" for full in TASKS if full.split("/")[1].replace("-", "") == bare)
+    files = map(str, islice(Path().glob("*.yaml"), 100))
+    near = did_you_mean(name, [*TASKS, *SUITES, *files])
     raise UserError(f"no task is called {name!r}{near}; `rl4nlu tasks` lists them all, `rl4nlu new task` makes one")
 
 

@@ -11,13 +11,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import yamls
-from ..errors import UserError, did_you_mean
+from ..errors import UserError, did_you_mean, did_you_mean_path
 from ..names import problem, short
 from .task import Table, Task, template_fields
 
 SUITE = "own"
 SUFFIXES = (".yaml", ".yml")
 FOR_NUMBERS = ("pearson", "spearman")
+METRICS = ("accuracy", "f1", "macro_f1", "matthews", *FOR_NUMBERS)
 
 
 class _Strict(BaseModel):
@@ -45,6 +46,14 @@ class Hub(_Strict):
 class TaskFile(_Strict):
     """What a task file may say. `rl4nlu new task my.yaml` writes one with comments."""
 
+    model_config = ConfigDict(
+        # for the schema, what `_problems` tells: some rows, and one kind of answers
+        json_schema_extra={
+            "anyOf": [{"required": [split]} for split in ("train", "dev", "test")],
+            "oneOf": [{"required": [answers]} for answers in ("labels", "numbers")],
+        }
+    )
+
     name: str | None = None
     """Name in results (default: the file's)."""
     train: str | None = None
@@ -71,7 +80,7 @@ class TaskFile(_Strict):
     """Label -> the word that the model says for it; or a list, where both are the same."""
     numbers: Numbers | None = None
     """Instead of labels: numbers, judged by their distance."""
-    metrics: list[str] = ["accuracy"]
+    metrics: list[str] = Field(["accuracy"], json_schema_extra={"items": {"type": "string", "enum": list(METRICS)}})
     """The first one stands in tables. Of f1, the last label is the positive one."""
     free: list[str] | None = None
     """Fields that may be cut when a prompt is too long (default: all)."""
@@ -127,7 +136,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such task file; `rl4nlu new task {path}` writes one to fill in") from None
+        near = did_you_mean_path(path)
+        raise UserError(f"{path}: no such task file{near}; `rl4nlu new task {path}` writes one to fill in") from None
     except (OSError, UnicodeDecodeError) as wrong:
         raise UserError(f"{path}: cannot be read as a task file ({wrong})") from None
     node = yamls.nodes(path, text)
@@ -167,12 +177,20 @@ def _explain(error: Any) -> str:
     # of labels pydantic tells the kind too: labels.dict[str,str].x
     where = ".".join(str(part) for part in error["loc"] if "[" not in str(part))
     if error["type"] == "extra_forbidden":
-        return f"{where}: no such entry{did_you_mean(where, TaskFile.model_fields)}"
+        return f"{where}: no such entry{did_you_mean(where, _entries())}"
     if error["type"] == "missing":
-        return (
-            f"{where} is missing: {TaskFile.model_fields[where].description if where in TaskFile.model_fields else ''}"
-        )
+        return f"{where} is missing: {_entries()[where]}"
     return f"{where}: {error['msg'][0].lower() + error['msg'][1:]} (got {error['input']!r})"
+
+
+def _entries() -> dict[str, str]:
+    """All entries that a task file may have, with their meanings."""
+    groups: dict[str, type[BaseModel]] = {"": TaskFile, "hub.": Hub, "numbers.": Numbers}
+    return {
+        prefix + name: info.description or ""
+        for prefix, group in groups.items()
+        for name, info in group.model_fields.items()
+    }
 
 
 def _problems(said: TaskFile) -> list[tuple[str, str]]:
@@ -224,18 +242,13 @@ def _problems(said: TaskFile) -> list[tuple[str, str]]:
 
 
 def _metric_problems(said: TaskFile) -> list[tuple[str, str]]:
-    known = ["accuracy", "f1", "macro_f1", "matthews", *FOR_NUMBERS]
     found = []
     if not said.metrics:
-        found.append(("metrics", f"metrics: name at least one of {', '.join(known)}"))
+        found.append(("metrics", f"metrics: name at least one of {', '.join(METRICS)}"))
     for name in said.metrics:
-        if name not in known:
-            found.append(
-                (
-                    "metrics",
-                    f"metrics: no metric is called {name!r}{did_you_mean(name, known)}; there are " + ", ".join(known),
-                )
-            )
+        if name not in METRICS:
+            near = did_you_mean(name, METRICS)
+            found.append(("metrics", f"metrics: no metric is called {name!r}{near}; there are {', '.join(METRICS)}"))
         elif name in FOR_NUMBERS and said.numbers is None:
             found.append(("metrics", f"metrics: {name} is for numbers, and this task has labels"))
         elif name not in (*FOR_NUMBERS, "accuracy") and said.numbers is not None:
