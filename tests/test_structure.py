@@ -16,6 +16,7 @@ FLOW = [
     "names",
     "yamls",
     "stop",
+    "say",
     "files",
     "progress",
     "seeding",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from . import say
 from .classify import classify
 from .config import validate
 from .evaluate import evaluate
@@ -27,13 +28,13 @@ def demo(settings: DemoSettings) -> None:
     start = time.perf_counter()
     out = claim(settings.out, "demo")
     common = {"model": MINI, "seed": settings.seed}
-    print(f"A 7M-parameter Llama on four small tasks, four ways. Everything goes to {out}.")
-    print("all tasks: zero-shot and few-shot")
+    say.line(f"A 7M-parameter Llama on four small tasks, four ways. Everything goes to {out}.")
+    say.line("all tasks: zero-shot and few-shot")
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "out": out / "zero-shot"}))
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "shots": SHOTS, "out": out / "few-shot"}))
     for task in find_all("mini"):
         name = task.name.split("/")[1]
-        print(f"{task.name}: supervised fine-tuning, then PPO", flush=True)
+        say.line(f"{task.name}: supervised fine-tuning, then PPO")
         trained, _ = sft(
             validate(SftSettings, {**common, "task": task.name, "max_steps": SFT_STEPS, "out": out / f"sft-{name}"})
         )
@@ -47,12 +48,16 @@ def demo(settings: DemoSettings) -> None:
         }
         ppo(validate(PpoSettings, values))
     if encoder_at_hand():
-        print("all tasks: a classification head on MiniLM, an encoder", flush=True)
+        say.line("all tasks: a classification head on MiniLM, an encoder")
         for task in find_all("mini"):
             values = {"model": MINILM, "task": task.name, "max_steps": HEAD_STEPS, "seed": settings.seed}
             classify(validate(ClassifySettings, {**values, "out": out / f"encoder-{task.name.split('/')[1]}"}))
     runs = collect([out])
     write_page(runs, out / "report.html", differences(runs))
     print_table([result for run in runs for result in run.results])
-    print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {out / 'report.html'}")
-    print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")
+    page, then = out / "report.html", "rl4nlu sft --task glue/sst2 --model mini --data DIR"
+    say.end(
+        {"run": out, "page": page, "next": then},
+        f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {page}",
+        f"next, your own data: {then}   (or any model of the hub)",
+    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import stop
+from . import say, stop
 from .ask import CHUNK, Advance, Prediction, Question, ask, encode
 from .calibrate import ask_calibrated
 from .identity import PROMPTS, identity_of
@@ -46,7 +46,7 @@ def tally(
     start = time.perf_counter()
     kept = run.predicted(task.name, multiple) if run is not None else []
     found = [Prediction.read(row, there) for row, there in zip(rows, kept, strict=False)]
-    with Meter(title, len(rows), done=len(found)) as meter:
+    with Meter(title, len(rows), done=len(found), lines=5) as meter:
         for prediction in answers(len(found), meter.advance) if len(found) < len(rows) else ():
             if prediction.label is None and guess is not None:
                 prediction = replace(prediction, label=guess(len(found)), guessed=True)
@@ -112,11 +112,11 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
     settings = found.settings
     policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
     if policy.label_bias and settings.decode != "score":
-        print("note: this policy was trained over labels, with their bias taken out; generated text has it in again")
+        say.line("note: this policy was trained over labels, with their bias taken out; generated text has it in again")
     questions = [encode(policy, task, settings, found.rows[task.name], found.shots[task.name]) for task in found.tasks]
     for question in questions:
         if question.rows.cut:
-            print(
+            say.line(
                 f"{question.task.name}: {question.rows.cut} of {len(question.rows)} prompts were too long and were cut"
             )
     method = "few-shot" if settings.shots else "zero-shot"

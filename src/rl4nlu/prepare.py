@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from . import data
+from . import data, say
 from .config import validate
 from .errors import UserError
 from .prompts import NO_CHAT_TEMPLATE, choose_shots
@@ -229,7 +229,7 @@ def present(tasks: Sequence[Task], folder: Path | None, splits: Callable[[Task],
     for task in tasks:
         absent = [split for split in splits(task) if not data.available(task, split, folder)]
         if absent:
-            print(f"{task.name}: no {absent[0]} rows in {folder or 'the bundle'}, left out")
+            say.line(f"{task.name}: no {absent[0]} rows in {folder or 'the bundle'}, left out")
         else:
             kept.append(task)
     if not kept:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, say
 from .config import read_yaml, validate
 from .errors import UserError, did_you_mean
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
@@ -119,7 +119,7 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
     """
     rest = rest_of(path, settings)
     if rest.prepared is None:
-        print(f"{path} is finished")
+        say.line(f"{path} is finished")
         return read_results(path)
     found = rest.prepared.settings
     return function_of(rest.command, found)(found, rest.prepared)[1]

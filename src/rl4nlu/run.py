@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import config, files, settings
+from . import config, files, say, settings
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError
 from .names import short
 from .stop import Interrupted, deferred
@@ -66,7 +66,7 @@ class Run:
             assert settings.out is not None
             run = cls(settings.out, reopened=True)
             files.sweep(run.path)
-        files.say(f"run folder: {run.path}")
+        say.note(f"run folder: {run.path}")
         return run
 
     @classmethod
@@ -180,7 +180,7 @@ class Run:
             if isinstance(error, Diverged):
                 files.write_json(self.path / "diverged.json", {"what": str(error), "rows": error.rows})
         except (NoSpace, OSError) as wrong:  # the status is not worth hiding how the run ended
-            files.say(f"warning: {wrong}")
+            say.note(f"warning: {wrong}")
         self.close()
         if isinstance(error, Interrupted | Halted):
             error.run = self.path

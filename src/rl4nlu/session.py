@@ -11,10 +11,9 @@ from types import TracebackType
 
 import torch
 
-from . import stop
+from . import say, stop
 from .checkpoint import Broken, Snapshot, give, newest, save, take
 from .errors import NoSpace, UserError
-from .files import say
 from .run import Run, environment
 from .settings import ClassifySettings, TrainSettings
 from .state import Numbers, State, Stateful
@@ -71,7 +70,7 @@ class Session:
         folder, log = self.run.checkpoints, self.run.metrics
         snapshot, broken = newest(folder, self.run.identity, log)
         for path, reason in broken.items():
-            say(f"warning: {path}: {reason}; it is passed over")
+            say.note(f"warning: {path}: {reason}; it is passed over")
         if snapshot is None:
             if broken or log.size:  # the first checkpoint is written before the first line of the log
                 raise UserError(
@@ -88,7 +87,7 @@ class Session:
             told = ", ".join(
                 f"{name} {snapshot.environment.get(name)} then, {now} now" for name, now in differs.items()
             )
-            say(f"note: the rest may differ in the last bits from a run without a stop: {told}")
+            say.note(f"note: the rest may differ in the last bits from a run without a stop: {told}")
         if {"device", "max_tokens"} & set(differs) and "memory" in self.parts:
             self.parts["memory"].load(State(values={"most": {}}))  # what was too much then may fit now
 
@@ -132,7 +131,7 @@ class Session:
             self._save(snapshot or take(self.step, self.parts, self.run.metrics.size))
         except (NoSpace, Broken, OSError) as wrong:
             self._last = time.monotonic()
-            say(f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands")
+            say.note(f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands")
 
     def _save(self, snapshot: Snapshot) -> None:
         start = time.monotonic()

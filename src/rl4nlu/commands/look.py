@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from .. import say
 from ..errors import UserError, did_you_mean
 from .common import Args, example_of, paths, settings_of
 
@@ -19,10 +20,15 @@ def tasks(args: Args) -> None:
             print(tasks.__doc__)
             return
         raise UserError(f"tasks takes no argument, and {args[0]!r} was given; leave it out")
+    from ..tasks import TASKS
+
+    if say.machines_read():
+        for task in TASKS.values():
+            facts = {"task": task.name, "metrics": task.metrics, "split": task.eval_split, "labels": task.labels}
+            say.event("task", {**facts, "words": task.words})
+        return
     from rich.console import Console
     from rich.table import Table
-
-    from ..tasks import TASKS
 
     table = Table("task", "metrics", "evaluated on", "labels and their words", box=None, header_style="bold")
     for task in TASKS.values():
@@ -55,7 +61,7 @@ def new(args: Args) -> None:
         raise UserError(f"new: no kind of file is called {kind!r}{near}; choose {', '.join(kinds)}")
     write_new(kind, Path(name))
     then = f"rl4nlu check {name}" if kind == "task" else f"rl4nlu {kind} {name}"
-    print(f"{name} is written; fill it in, then: {then}")
+    say.end({"output": name, "next": then}, f"{name} is written; fill it in, then: {then}")
 
 
 def check(args: Args) -> None:
@@ -72,7 +78,7 @@ def check(args: Args) -> None:
     from ..check import check as run_it
 
     for line in run_it(files[0], settings.data, settings.max_bad_rows):
-        print(line)
+        say.line(line, "check", {"text": line})
 
 
 def report(args: Args) -> None:
@@ -94,4 +100,4 @@ def report(args: Args) -> None:
     write_page(runs, settings.out, found)
     print_table([result for run in runs for result in run.results])
     print_differences(found)
-    print(f"the report is in {settings.out}")
+    say.end({"page": settings.out}, f"the report is in {settings.out}")

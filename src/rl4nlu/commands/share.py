@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import say
 from ..errors import UserError
 from .common import Args, example_of, paths, settings_of
 
@@ -23,9 +24,10 @@ def submit(args: Args) -> None:
 
     made = run_it(runs, settings.out)
     for name, run in made.tasks.items():
-        print(f"{name}: from {run}")
+        say.line(f"{name}: from {run}", "task", {"task": name, "run": run})
     if made.missing:
-        print(f"missing, the server will want them: {', '.join(made.missing)}")
+        say.line(f"missing, the server will want them: {', '.join(made.missing)}")
     if made.filled:
-        print(f"{made.filled} answers could not be parsed; each task's first label stands for them")
-    print(f"{settings.out} is written and checked")
+        say.line(f"{made.filled} answers could not be parsed; each task's first label stands for them")
+    facts = {"output": settings.out, "missing": made.missing, "unparsable": made.filled}
+    say.end(facts, f"{settings.out} is written and checked")
