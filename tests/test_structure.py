@@ -32,6 +32,7 @@ FLOW = [
     "settings",
     "config",
     "artefacts",
+    "track",
     "run",
     "sources",
     "soft_metrics",

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from . import say, stop
+from . import say, stop, track
 from .commands import COMMANDS, GROUPS, Args, summary_of
 from .errors import Diverged, Halted, OutOfMemory, UserError, did_you_mean
 from .redact import redact
@@ -27,16 +27,25 @@ def main(argv: Args | None = None) -> int:
     debug, machines = "--debug" in args, "--json" in args
     args = [arg for arg in args if arg not in ("--debug", "--json")]
     if not machines:
-        return _run(args, debug)
+        return _left(_run(args, debug), argv is None)
     with say.to_machines():
         try:
             code = _run(args, debug)
             if not say.failed():
                 say.finish(code)
-            return code
+            return _left(code, argv is None)
         except Exception as wrong:  # a mistake of this program: told, and its traceback as ever
             say.error(f"{type(wrong).__name__}: {wrong}", 1)
             raise
+
+
+def _left(code: int, alone: bool) -> int:
+    """The exit code. A process that is alone does not wait for a tracker that hangs."""
+    if alone and track.any_left_alone():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _run(args: list[str], debug: bool) -> int:

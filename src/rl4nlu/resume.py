@@ -131,4 +131,5 @@ def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
     if status_of(path) in ("", "running") or command_of(path) != command:
         return False
     then, now = read_yaml(path / "config.yaml"), settings.model_dump(mode="json")
-    return {**then, "out": None} == {**now, "out": None}
+    free = dict.fromkeys(("out", "track"))
+    return {**then, **free} == {**now, **free}

@@ -55,6 +55,7 @@ class Session:
             UserError: the run's checkpoints are broken, or of another run.
         """
         self.run, self.steps, self.save_every = run, steps, settings.save_every
+        run.steps = steps
         self.parts = {**parts, "session": Numbers(self, "steps")}
         self.step = 0
         self._environment = {**environment(), "threads": torch.get_num_threads(), "device": _name_of(device)}
@@ -95,6 +96,7 @@ class Session:
         self._deferred = contextlib.ExitStack()
         self._deferred.enter_context(stop.deferred())
         try:
+            self.run.note("running")
             if self._saved_step < 0:
                 self._save(take(self.step, self.parts, self.run.metrics.size))
         except BaseException:

@@ -252,7 +252,7 @@ def check_same(plan: Plan, job: Job, out: Path, chosen: Mapping[Group, Mapping[s
             if key in SOURCES and was and now:
                 was, now = was.parts[-2:], now.parts[-2:]  # the suite's folder may have been moved
             inherited = one.source is not None and key in INHERITED and now == info.get_default()
-            if key != "out" and was != now and not inherited:
+            if key not in ("out", "track") and was != now and not inherited:
                 differs = f"was made with {key} {show(was)}, and the suite now says {show(now)}"
                 raise UserError(f"{folder}: {start}{differs}; {ways_out}")
 
