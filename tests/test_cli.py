@@ -46,7 +46,7 @@ def test_as_a_process_mistake_and_debug(tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command, capsys):
-    if command in ("tasks", "new"):
+    if command in ("tasks", "new", "runs", "show"):
         assert main([command, "--help"]) == 0
     else:
         with pytest.raises(SystemExit) as stop:

@@ -49,6 +49,7 @@ FLOW = [
     "losses",
     "metrics",
     "saved",
+    "overview",
     "identity",
     "checkpoint",
     "session",

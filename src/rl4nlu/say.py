@@ -62,7 +62,7 @@ def hushed() -> Iterator[None]:
         _Voice.hushed = False
 
 
-def _number_of(stream: TextIO) -> int | None:
+def _number_of(stream: Any) -> int | None:
     try:
         return stream.fileno()
     except (OSError, ValueError):

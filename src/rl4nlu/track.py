@@ -150,7 +150,7 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, float(value)
 
 
-# -- the trackers, by the classes of accelerate; each with its own name of the run ---------------------------------------
+# -- the trackers, by the classes of accelerate; each with its own name of the run --------------------------------------
 
 
 def _begun(tracker: Any, settings: Mapping[str, Any] | None) -> Any:
@@ -215,6 +215,7 @@ def _trackio(place: Place) -> tuple[Any, str]:
 
 
 def _mlflow(place: Place) -> tuple[Any, str]:
+    import mlflow  # noqa: F401 - it sets the levels of its own logs when it comes in
     from accelerate.tracking import MLflowTracker
 
     for name in ("mlflow", "alembic"):  # they tell of every table of a new store

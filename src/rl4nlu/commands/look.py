@@ -81,6 +81,47 @@ def check(args: Args) -> None:
         say.line(line, "check", {"text": line})
 
 
+def runs(args: Args) -> None:
+    """All runs in a folder (runs/, if none is named), how far they are, and their scores; the newest last.
+
+    rl4nlu runs
+    """
+    if {"-h", "--help"} & set(args):
+        say.line(str(runs.__doc__).replace("rl4nlu runs", "rl4nlu runs [DIR...]"))
+        return
+    folders, rest = paths(args)
+    if rest:
+        raise UserError(f"runs takes folders only, and {rest[0]!r} was given; leave it out")
+    from ..overview import find, print_runs
+
+    home = Path("runs")
+    if not folders and not home.is_dir():
+        say.end({"next": "rl4nlu demo"}, "there is no folder runs/ here; to make some runs: rl4nlu demo")
+        return
+    print_runs(find(folders or [home]))
+
+
+def show(args: Args) -> None:
+    """One run in one screen: how far it is and why, scores, curves, what to do next.
+
+    rl4nlu show runs/sst2-ppo
+    """
+    if {"-h", "--help"} & set(args):
+        say.line(str(show.__doc__))
+        return
+    if len(args) != 1 or args[0].startswith("-"):
+        raise UserError(f"show needs the folder of one run: {example_of(show)}")
+    from ..overview import curves, describe, next_command, read
+    from ..saved import steps
+
+    run = read(Path(args[0]))
+    if say.machines_read():
+        last = {name: values[-1] for name, values in curves(steps(run.path)).items()}
+        say.event("run", {**run.facts, "last": last})
+    said = describe(run)
+    say.end({"run": run.path, "next": next_command(run)}, *said)
+
+
 def report(args: Args) -> None:
     """One HTML page of runs side by side: table, curves, examples.
 
