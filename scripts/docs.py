@@ -14,22 +14,22 @@ from rl4nlu.tasks import TASKS
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- made by scripts/docs.py; `make fix` brings it up to date -->"
 
-MACHINES = """
-With `--json` stdout holds one JSON object a line and nothing else (what libraries print goes to stderr). `event` says what it is:
-
-| event | what else it holds |
-|---|---|
-| `progress` | `title`, `done`, `total`, `seconds` since the start, `left`: seconds that are left or null, and figures such as `loss`, `reward`, `accuracy`, `kl`; at most one a second, and the last |
-| `note` | `text`: what is said beside the work, warnings too |
-| `result` | an entry of results.json |
-| `difference` | of `report` and `suite`: task, methods `a` and `b`, `delta`, its interval, `p`, whether it is `real` |
-| `task` | of `tasks`: a task; of `submit`: from which run it comes |
-| `run`, `broken` | of `runs` and `show`: what is known of a run; why a folder cannot be read |
-| `check` | of `check`: `text` |
-| `plan`, `failed` | of `suite`: what there is to do of a task and method; a run that failed |
-| `end` | the last one: `run`, `next` (a command to try; both may be null), `exit_code`, and what a command has written (`output`, `page`) |
-| `error` | the last one instead: `message`, `exit_code`; the same line is on stderr |
-""".strip().split("\n")
+EVENTS = {
+    "progress": "`title`, `done`, `total`, `seconds` since the start, `left` (seconds, or null), and figures such as "
+    "`loss`, `reward`, `accuracy`, `kl`; at most one a second, and the last",
+    "note": "`text`: what is said beside the work, warnings too",
+    "result": "an entry of results.json",
+    "difference": "of `report` and `suite`: task, methods `a` and `b`, `delta`, its interval, `p`, whether it is `real`",
+    "task": "of `tasks`: a task; of `submit`: from which run it comes",
+    "run": "of `runs` and `show`: what is known of a run",
+    "broken": "of `runs`: why a folder cannot be read",
+    "check": "of `check`: `text`",
+    "plan": "of `suite`: what is done of a task and method",
+    "failed": "of `suite`: a run that failed",
+    "end": "the last one: `run` and `next`, a command to try (both may be null), `exit_code`, and where it is what was "
+    "written (`output`, `page`)",
+    "error": "the last one instead: `message`, `exit_code`; the same line is on stderr",
+}
 
 
 def tasks_page() -> str:
@@ -50,7 +50,14 @@ def cli_page() -> str:
     """Every command with all of its settings."""
     lines = [MADE, "# Commands and settings", ""]
     lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults.", ""]
-    lines += ["`--debug` shows the traceback of a mistake. `--json` is for other programs:", "", *MACHINES, ""]
+    lines += ["`--debug` shows the traceback of a mistake. `--json` is for other programs: stdout then holds one JSON"]
+    lines += ["object a line and nothing else; what libraries print goes to stderr. `event` says what it is:", ""]
+    lines += [
+        "| event | what else it holds |",
+        "|---|---|",
+        *(f"| `{name}` | {what} |" for name, what in EVENTS.items()),
+    ]
+    lines += [""]
     for name, function in COMMANDS.items():
         text, example = (function.__doc__ or "").strip().split("\n\n")
         lines += [f"## {name}", "", text, "", "```", example.strip(), "```", ""]

@@ -150,7 +150,7 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, float(value)
 
 
-# -- the trackers, by the classes of accelerate; each with its own name of the run --------------------------------------
+# -- the trackers, by the classes of accelerate; each with its own name of the run ------------------------------------
 
 
 def _begun(tracker: Any, settings: Mapping[str, Any] | None) -> Any:
