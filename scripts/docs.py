@@ -19,7 +19,7 @@ EVENTS = {
     "`loss`, `reward`, `accuracy`, `kl`; at most one a second, and the last",
     "note": "`text`: what is said beside the work, warnings too",
     "result": "an entry of results.json",
-    "difference": "of `report` and `suite`: task, methods `a` and `b`, `delta`, its interval, `p`, whether it is `real`",
+    "difference": "of `report` and `suite`: task, methods `a` and `b`, `delta`, its interval, `p`, whether `real`",
     "task": "of `tasks`: a task; of `submit`: from which run it comes",
     "run": "of `runs` and `show`: what is known of a run",
     "broken": "of `runs`: why a folder cannot be read",

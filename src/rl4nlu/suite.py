@@ -338,7 +338,10 @@ def _print_plan(study: Study) -> None:
             kinds = [[job for job in here if bool(job.tried) is trial] for trial in (False, True)]
             counts = [f"{sum(study.state[job.name] == 'done' for job in kind)}/{len(kind)}" for kind in kinds]
             cells.append(f"{counts[0]} + {counts[1]} tuning" if kinds[1] else counts[0])
-            say.event("plan", {"task": task, "method": method, "done": counts[0], "tuning_done": counts[1]})
+            say.event(
+                "plan",
+                {"task": task, "method": method, "done": counts[0], "tuning_done": counts[1] if kinds[1] else None},
+            )
         table.add_row(task, *cells)
     if not say.machines_read():
         (Console() if Console().is_terminal else Console(width=160)).print(table)
