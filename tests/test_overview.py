@@ -93,6 +93,10 @@ def test_broken_folders_do_not_stop_the_table(world, capsys):
         "why": ("status.json", b'{"state": "failed", "why": "\\u001b]0;owned\\u0007"}'),
         "config": ("config.yaml", b"a: [1"),
         "results": ("results.json", b'{"schema": 1, "results": [{"task": "\\u009b31m"}]}'),
+        "key": (
+            "results.json",
+            b'{"schema": 1, "results": [{"task": "a", "\\u001b[31m": 1, "metrics": {"\\u001b[2J": 0}}]}',
+        ),
         "bytes": ("command.txt", b"\xff\xfe \x1b[2J"),
     }
     for name, (file, content) in bad.items():

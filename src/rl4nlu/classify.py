@@ -22,7 +22,7 @@ from .evaluate import tally
 from .guards import Source, check_finite, not_finite
 from .identity import PROMPTS, identity_of
 from .prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
-from .progress import Meter
+from .progress import FEW, LINES, Meter
 from .run import Run
 from .seeding import derive, generator
 from .session import Session
@@ -82,7 +82,7 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
 
     def work(number: int) -> dict[str, Any]:
         classifier, task = classifiers[number], found.tasks[number]
-        return measure(classifier, found.rows[task.name], seed, settings.split or task.eval_split, run, {})
+        return measure(classifier, found.rows[task.name], seed, settings.split or task.eval_split, run, {}, LINES)
 
     with Run.begin("evaluate", settings, found.reopened) as run, stop.deferred():
         texts = [text for one in classifiers for text in _texts(one, found.rows[one.task.name])]
@@ -92,7 +92,13 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
 
 
 def measure(
-    classifier: Classifier, rows: Sequence[Example], seed: int, split: str, run: Run, extra: dict[str, Any]
+    classifier: Classifier,
+    rows: Sequence[Example],
+    seed: int,
+    split: str,
+    run: Run,
+    extra: dict[str, Any],
+    lines: int = FEW,
 ) -> dict[str, Any]:
     """Ask every row and compute the task's metrics: one entry of results.json."""
     task = classifier.task
@@ -107,7 +113,7 @@ def measure(
     def answers(first: int, advance: Advance) -> Iterator[Prediction]:
         return ask(classifier, rows, advance, first)
 
-    found = tally(f"classify {task.name}", task, rows, answers, CHUNK, run)
+    found = tally(f"classify {task.name}", task, rows, answers, CHUNK, run, lines=lines)
     return {**entry, **found}
 
 

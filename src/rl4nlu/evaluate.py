@@ -14,7 +14,7 @@ from .identity import PROMPTS, identity_of
 from .metrics import compute
 from .models import Policy, load_policy
 from .prepare import EvaluationRows, prepare_evaluation
-from .progress import Meter
+from .progress import FEW, LINES, Meter
 from .run import Run
 from .seeding import generator
 from .settings import EvaluateSettings, PromptSettings
@@ -31,6 +31,7 @@ def tally(
     multiple: int,
     run: Run | None = None,
     guess: Callable[[int], str] | None = None,
+    lines: int = FEW,
 ) -> dict[str, Any]:
     """Take note of every prediction and compute the task's metrics: the figures of one entry of results.json.
 
@@ -42,11 +43,12 @@ def tally(
         multiple: that first row is a multiple of so many.
         run: where each prediction is written as it comes; of one that is reopened those that are there are kept.
         guess: row number -> label, for answers that could not be parsed; None: they count as wrong.
+        lines: of progress in a file, at most.
     """
     start = time.perf_counter()
     kept = run.predicted(task.name, multiple) if run is not None else []
     found = [Prediction.read(row, there) for row, there in zip(rows, kept, strict=False)]
-    with Meter(title, len(rows), done=len(found), lines=5) as meter:
+    with Meter(title, len(rows), done=len(found), lines=lines) as meter:
         for prediction in answers(len(found), meter.advance) if len(found) < len(rows) else ():
             if prediction.label is None and guess is not None:
                 prediction = replace(prediction, label=guess(len(found)), guessed=True)
@@ -103,7 +105,8 @@ def measure(
     drawing = guess if how.unparsable == "random" else None
     rows = question.rows.examples
     multiple = CHUNK if how.calibrate == "none" else max(1, len(rows))  # calibration may need all rows at once
-    return {**entry, **tally(f"{method} {task.name}", task, rows, answers, multiple, run, drawing)}
+    lines = LINES if isinstance(settings, EvaluateSettings) else FEW
+    return {**entry, **tally(f"{method} {task.name}", task, rows, answers, multiple, run, drawing, lines)}
 
 
 def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None) -> tuple[Run, list[dict[str, Any]]]:

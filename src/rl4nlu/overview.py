@@ -140,7 +140,7 @@ def read(path: Path) -> Overview:
     why = saved.line(" ".join(str(status.get("why", "")).split())[:500], f"{path / STATUS}: why")
     command = saved.line(command_of(path)[:50], f"{path / 'command.txt'}")
     settings = read_config(path)
-    for name in ("task", "model", "init", "estimator"):
+    for name in ("task", "model", "init", "estimator", "seed"):
         saved.line(str(settings.get(name) or "")[:500], f"{path / 'config.yaml'}: {name}")
     results = saved.results(path) if (path / "results.json").is_file() else []
     steps = _whole(status.get("steps")) or _whole(results[0].get("steps") if results else None)
@@ -180,7 +180,7 @@ def print_runs(paths: Sequence[Path]) -> None:
         try:
             found.append(read(path))
         except (UserError, OSError) as wrong:
-            broken[path] = _shown(str(wrong))
+            broken[path] = say.printable(str(wrong))
     found.sort(key=lambda run: run.changed)
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold", min_width=12)
@@ -190,7 +190,7 @@ def print_runs(paths: Sequence[Path]) -> None:
         )
     for run in found:
         cells = (run.state, run.method, run.task, Path(run.model).name, run.progress, run.score, lasting(run.age))
-        table.add_row(escape(_shown(str(run.path))), *(escape(cell) for cell in cells))
+        table.add_row(escape(say.printable(str(run.path))), *(escape(cell) for cell in cells))
         say.event("run", run.facts)
     if not say.machines_read():
         console = Console() if sys.stdout.isatty() else Console(width=1000)
@@ -198,13 +198,8 @@ def print_runs(paths: Sequence[Path]) -> None:
             console.print(table)
     for path, reason in broken.items():
         say.line(f"cannot be read: {reason}", "broken", {"run": path, "message": reason})
-    then = f"rl4nlu show {_shown(str(found[-1].path))}" if found else "rl4nlu demo"
+    then = f"rl4nlu show {say.printable(str(found[-1].path))}" if found else "rl4nlu demo"
     say.end({"next": then}, f"next: {then}" if found else f"no run is there; to make some: {then}")
-
-
-def _shown(text: str) -> str:
-    """A text of others, without what would give the terminal orders."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def spark(values: Sequence[float], width: int = SPARK) -> str:
@@ -284,7 +279,8 @@ def _scores(run: Overview) -> list[str]:
 
 def _reason(run: Overview) -> list[str]:
     """Why a run has not come to its end, in words."""
-    kept = sorted(one.name for one in (run.path / "checkpoints").glob("step-*"))
+    names = (one.name for one in (run.path / "checkpoints").glob("step-*"))
+    kept = sorted(name for name in names if name.removeprefix("step-").isdecimal())
     left = f"; saved up to {kept[-1]}" if kept else ""
     words = {
         "stopped": f"stopped by {run.why}{left}",

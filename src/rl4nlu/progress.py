@@ -13,8 +13,9 @@ from rich.text import Text
 
 from . import say
 
-LINES, BUDGET = 50, 100
-"""Lines of one meter in a file at most; those of all meters from the last training on, but for each one's last line."""
+LINES, FEW, BUDGET = 50, 5, 100
+"""Lines in a file, at most, of what a command is about; of an evaluation after a training; of all meters since the last
+of LINES began, but for each one's last line."""
 SECONDS = 1.0
 """Between two lines or objects at least."""
 CELL, TITLE = 7, 34

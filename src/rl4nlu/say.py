@@ -139,6 +139,11 @@ def end(facts: Mapping[str, Any], *lines: str) -> None:
             print(one, flush=True)
 
 
+def printable(text: str) -> str:
+    """A line without what would give the terminal orders: it may quote the files of others."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def failed() -> bool:
     """Whether the last object was an error."""
     return _Voice.failed
@@ -151,7 +156,7 @@ def finish(exit_code: int) -> None:
 
 def error(text: str, exit_code: int, what: str = "error: ") -> None:
     """The last line of a command that could not do its work, on stderr, and the last object."""
-    text = redact(" ".join(text.split()))
+    text = printable(redact(" ".join(text.split())))
     _Voice.failed = True
     event("error", {"message": text, "exit_code": exit_code})
     with contextlib.suppress(OSError):  # the terminal may be gone

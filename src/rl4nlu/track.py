@@ -79,7 +79,7 @@ class Mirror:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """A step."""
-        self._hand_on({name: value for name, value in row.items() if name != "step"}, row.get("step"))
+        self._hand_on(row, row.get("step"))
 
     def result(self, entry: Mapping[str, Any]) -> None:
         """An entry of results.json."""
@@ -128,6 +128,11 @@ class Mirror:
             tracker, now = OPENERS[self.name](Place(self.folder, self.settings, step, known))
             if now != known:
                 files.write_json(self.folder / NOTED, {"tracker": self.name, "id": now})
+            if not known and step is not None:  # a run that was begun without this tracker
+                for _, row in files.Log(self.folder / "metrics.jsonl").lines():
+                    if row["step"] >= step:
+                        break
+                    tracker.log(dict(_numbers(row)), step=row["step"])
             while (item := self._queue.get()) is not None:
                 tracker.log(item[0], step=item[1])
             tracker.finish()
@@ -146,7 +151,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        if isinstance(value, int | float) and math.isfinite(value):
+        if name != "step" and isinstance(value, int | float) and math.isfinite(value):
             yield name, float(value)
 
 
