@@ -15,6 +15,23 @@ from rl4nlu.tasks import TASKS
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- made by scripts/docs.py; `make fix` brings it up to date -->"
 
+EVENTS = {
+    "progress": "`title`, `done`, `total`, `seconds` since the start, `left` (seconds, or null), and figures such as "
+    "`loss`, `reward`, `accuracy`, `kl`; at most one a second, and the last",
+    "note": "`text`: what is said beside the work, warnings too",
+    "result": "an entry of results.json",
+    "difference": "of `report` and `suite`: task, methods `a` and `b`, `delta`, its interval, `p`, whether `real`",
+    "task": "of `tasks`: a task; of `submit`: from which run it comes",
+    "run": "of `runs` and `show`: what is known of a run",
+    "broken": "of `runs`: why a folder cannot be read",
+    "check": "of `check`: `text`",
+    "plan": "of `suite`: what is done of a task and method",
+    "failed": "of `suite`: a run that failed",
+    "end": "the last one: `run` and `next`, a command to try (both may be null), `exit_code`, and where it is what was "
+    "written (`output`, `page`)",
+    "error": "the last one instead: `message`, `exit_code`; the same line is on stderr",
+}
+
 
 def tasks_page() -> str:
     """Every task with both of its templates as they are rendered."""
@@ -35,6 +52,15 @@ def cli_page() -> str:
     lines = [MADE, "# Commands and settings", ""]
     lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults. `rl4nlu new COMMAND"]
     lines += ["FILE.yaml` writes a file with all settings, `rl4nlu COMMAND --help-all` tells what stands here.", ""]
+    lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults.", ""]
+    lines += ["`--debug` shows the traceback of a mistake. `--json` is for other programs: stdout then holds one JSON"]
+    lines += ["object a line and nothing else; what libraries print goes to stderr. `event` says what it is:", ""]
+    lines += [
+        "| event | what else it holds |",
+        "|---|---|",
+        *(f"| `{name}` | {what} |" for name, what in EVENTS.items()),
+    ]
+    lines += [""]
     for name, function in COMMANDS.items():
         text, example = summary_of(function)
         lines += [f"## {name}", "", text, "", "```", example, "```", ""]

@@ -38,7 +38,7 @@ PROMPT = f"{COMMON} template chat shots reason max_tokens"
 LORA = "lora.r lora.alpha lora.dropout lora.rslora lora.target"
 TRAIN = (
     f"{PROMPT} init preset epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay "
-    f"max_grad_norm select_rows save_every eval_limit mixing mixture_cap {LORA}"
+    f"max_grad_norm select_rows save_every eval_limit track mixing mixture_cap {LORA}"
 )
 PPO_ONLY = (
     "estimator actions group_std answers answer_tokens reward inner_epochs "
@@ -48,7 +48,7 @@ PPO_ONLY = (
 )
 CLASSIFY = (
     f"{COMMON} preset tune epochs max_steps batch_size learning_rate schedule warmup weight_decay max_grad_norm "
-    f"save_every eval_limit {LORA}"
+    f"save_every eval_limit track {LORA}"
 )
 
 

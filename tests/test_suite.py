@@ -416,7 +416,7 @@ def test_a_study_with_real_processes(tmp_path, monkeypatch, capsys):
     assert [name for name, what in found.items() if what != "done"] == ["runs/wrong/mini-sentiment-s3"]
     assert "lora.target" in out
     assert "Traceback" not in out
-    assert "sft mini/sentiment 2/2" in Path("s/logs/sft-mini-sentiment-s3.txt").read_text()
+    assert "sft mini/sentiment  2/2" in Path("s/logs/sft-mini-sentiment-s3.txt").read_text()
     (result,) = json.loads(Path("s/runs/greedy/mini-sentiment-s3/results.json").read_text())["results"]
     assert (result["name"], result["method"], result["seed"], result["n"]) == ("greedy", "ppo", 3, 16)
     times = {path: path.stat().st_mtime for path in Path("s/runs").glob("*/*/results.json")}

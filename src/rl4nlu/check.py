@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import data
+from . import data, say
 from .config import read_yaml, validate, with_preset
 from .errors import UserError
 from .plan import make_plan
@@ -77,7 +75,7 @@ def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_
 
 def memory_of(settings: TrainSettings) -> str:
     """What the training will take of memory, or why that is not known."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # of the rows all has been said
+    with say.hushed():  # of the rows all has been said
         rows = prepare_training(settings, reopened=True)
     from .cost import training_cost
 

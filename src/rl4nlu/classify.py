@@ -22,7 +22,7 @@ from .evaluate import tally
 from .guards import Source, check_finite, not_finite
 from .identity import PROMPTS, identity_of
 from .prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
-from .progress import Meter
+from .progress import FEW, LINES, Meter
 from .run import Run
 from .seeding import derive, generator
 from .session import Session
@@ -83,7 +83,7 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
 
     def work(number: int) -> dict[str, Any]:
         classifier, task = classifiers[number], found.tasks[number]
-        return measure(classifier, found.rows[task.name], seed, settings.split or task.eval_split, run, {})
+        return measure(classifier, found.rows[task.name], seed, settings.split or task.eval_split, run, {}, LINES)
 
     with Run.begin("evaluate", settings, found.reopened) as run, stop.deferred():
         texts = [text for one in classifiers for text in _texts(one, found.rows[one.task.name])]
@@ -93,7 +93,13 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
 
 
 def measure(
-    classifier: Classifier, rows: Sequence[Example], seed: int, split: str, run: Run, extra: dict[str, Any]
+    classifier: Classifier,
+    rows: Sequence[Example],
+    seed: int,
+    split: str,
+    run: Run,
+    extra: dict[str, Any],
+    lines: int = FEW,
 ) -> dict[str, Any]:
     """Ask every row and compute the task's metrics: one entry of results.json."""
     task = classifier.task
@@ -111,7 +117,7 @@ def measure(
     def texts(numbers: Sequence[int]) -> list[str]:
         return ["\n".join("\n".join(text) for text in classifier.texts(rows[i])) for i in numbers]
 
-    found = tally(f"classify {task.name}", task, rows, answers, CHUNK, run, prompts=texts)
+    found = tally(f"classify {task.name}", task, rows, answers, CHUNK, run, prompts=texts, lines=lines)
     return {**entry, **found}
 
 

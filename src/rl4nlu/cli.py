@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
 import textwrap
 from typing import Any
 
-from . import stop
+from . import say, stop, track
 from .commands import COMMANDS, GROUPS, Args, summary_of
 from .errors import Diverged, Halted, OutOfMemory, UserError, did_you_mean
 from .redact import redact
@@ -27,15 +26,39 @@ def main(argv: Args | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         sys.excepthook = _tell_crash
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
+    debug, machines = "--debug" in args, "--json" in args
+    args = [arg for arg in args if arg not in ("--debug", "--json")]
+    if not machines:
+        return _left(_run(args, debug), argv is None)
+    with say.to_machines():
+        try:
+            code = _run(args, debug)
+            if not say.failed():
+                say.finish(code)
+            return _left(code, argv is None)
+        except Exception as wrong:  # a mistake of this program: told, and its traceback as ever
+            say.error(f"{type(wrong).__name__}: {wrong}", 1)
+            raise
+
+
+def _left(code: int, alone: bool) -> int:
+    """The exit code. A process that is alone does not wait for a tracker that hangs."""
+    if alone and track.any_left_alone():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(args: list[str], debug: bool) -> int:
+    """One sub-command, its exit code."""
     if not args or args[0] in ("-h", "--help"):
-        print(_help())
+        say.line(_help())
         return 0
     if args[0] == "--version":
         from importlib.metadata import version
 
-        print(f"rl4nlu {version('rl4nlu')}")
+        say.line(f"rl4nlu {version('rl4nlu')}")
         return 0
     try:
         if args[0] not in COMMANDS:
@@ -45,14 +68,13 @@ def main(argv: Args | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+        say.error(str(error), 2)
         return 2
     except Halted as error:
-        print(f"error: {redact(' '.join(str(error).split()))}{_next_step(error)}", file=sys.stderr)
+        say.error(f"{error}{_next_step(error)}", error.exit_code)
         return error.exit_code
     except stop.Interrupted as signal:
-        with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
-            print(f"stopped by {signal}{_what_is_kept(signal)}", file=sys.stderr)
+        say.error(f"stopped by {signal}{_what_is_kept(signal)}", signal.exit_code, "")
         return signal.exit_code
     except BrokenPipeError:
         sys.stderr.close()

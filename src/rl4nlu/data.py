@@ -6,12 +6,12 @@ Every row is checked; what is wrong is named by file and line, and nothing is gu
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from . import say
 from .errors import UserError, did_you_mean, did_you_mean_path
 from .rows import Located, Row, read_rows
 from .seeding import generator
@@ -98,7 +98,7 @@ def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None,
 @cache
 def _say_once(line: str) -> None:
     """A file that serves for train and dev is read twice; what is skipped in it is said once."""
-    print(line, file=sys.stderr)
+    say.note(line)
 
 
 def _examples(task: Task, split: str, where: str, row: Row | UserError, default_id: str) -> list[Example]:

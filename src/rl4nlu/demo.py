@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from . import say
 from .classify import classify
 from .config import validate
 from .evaluate import evaluate
@@ -29,14 +30,14 @@ def demo(settings: DemoSettings) -> None:
     start = time.perf_counter()
     out = claim(settings.out, "demo")
     common = {"model": MINI, "seed": settings.seed}
-    print(f"A 7M-parameter Llama on four small tasks, four ways. Everything goes to {out}.")
-    print("all tasks: zero-shot and few-shot")
+    say.line(f"A 7M-parameter Llama on four small tasks, four ways. Everything goes to {out}.")
+    say.line("all tasks: zero-shot and few-shot")
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "out": out / "zero-shot"}))
     evaluate(validate(EvaluateSettings, {**common, "task": "mini", "shots": SHOTS, "out": out / "few-shot"}))
     first, *_ = tasks = find_all("mini")
     for task in tasks:
         name = task.name.split("/")[1]
-        print(f"{task.name}: supervised fine-tuning, then PPO", flush=True)
+        say.line(f"{task.name}: supervised fine-tuning, then PPO")
         trained, _ = sft(
             validate(SftSettings, {**common, "task": task.name, "max_steps": SFT_STEPS, "out": out / f"sft-{name}"})
         )
@@ -51,16 +52,19 @@ def demo(settings: DemoSettings) -> None:
         ppo(validate(PpoSettings, values))
         page = write_page(out)
         if task is first:
-            print(f"the page so far, after {time.perf_counter() - start:.0f} s: {page}", flush=True)
+            say.line(f"the page so far, after {time.perf_counter() - start:.0f} s: {page}")
     if encoder_at_hand():
-        print("all tasks: a classification head on MiniLM, an encoder", flush=True)
+        say.line("all tasks: a classification head on MiniLM, an encoder")
         for task in find_all("mini"):
             values = {"model": MINILM, "task": task.name, "max_steps": HEAD_STEPS, "seed": settings.seed}
             classify(validate(ClassifySettings, {**values, "out": out / f"encoder-{task.name.split('/')[1]}"}))
-    page = write_page(out)
+    page, then = write_page(out), "rl4nlu sft --task glue/sst2 --model mini --data DIR"
     print_table([result for run in collect([out]) for result in run.results])
-    print(f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {page}")
-    print("next, your own data: rl4nlu sft --task glue/sst2 --model mini --data DIR   (or any model of the hub)")
+    say.end(
+        {"run": out, "page": page, "next": then},
+        f"{time.perf_counter() - start:.0f} s in all. The page with curves and examples: {page}",
+        f"next, your own data: {then}   (or any model of the hub)",
+    )
 
 
 def write_page(out: Path) -> Path:

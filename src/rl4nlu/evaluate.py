@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import stop
+from . import say, stop
 from .ask import CHUNK, Advance, Prediction, Question, ask, encode
 from .calibrate import ask_calibrated
 from .identity import PROMPTS, identity_of
 from .metrics import compute
 from .models import Policy, load_policy
 from .prepare import EvaluationRows, prepare_evaluation
-from .progress import Meter
+from .progress import FEW, LINES, Meter
 from .run import Run
 from .seeding import generator
 from .settings import EvaluateSettings, PromptSettings
@@ -42,6 +42,7 @@ def tally(
     run: Run | None = None,
     guess: Callable[[int], str] | None = None,
     prompts: Callable[[Sequence[int]], list[str]] | None = None,
+    lines: int = FEW,
 ) -> dict[str, Any]:
     """Take note of every prediction and compute the task's metrics: the figures of one entry of results.json.
 
@@ -54,6 +55,7 @@ def tally(
         run: where each prediction is written as it comes; of one that is reopened those that are there are kept.
         guess: row number -> label, for answers that could not be parsed; None: they count as wrong.
         prompts: numbers of rows -> what the model is shown of them; the run keeps some.
+        lines: of progress in a file, at most.
     """
     start = time.perf_counter()
     if run is not None and prompts is not None:
@@ -62,7 +64,7 @@ def tally(
         run.keep_prompts(task.name, {rows[i].id: text[-LETTERS:] for i, text in texts})
     kept = run.predicted(task.name, multiple) if run is not None else []
     found = [Prediction.read(row, there) for row, there in zip(rows, kept, strict=False)]
-    with Meter(title, len(rows), done=len(found)) as meter:
+    with Meter(title, len(rows), done=len(found), lines=lines) as meter:
         for prediction in answers(len(found), meter.advance) if len(found) < len(rows) else ():
             if prediction.label is None and guess is not None:
                 prediction = replace(prediction, label=guess(len(found)), guessed=True)
@@ -122,7 +124,9 @@ def measure(
     drawing = guess if how.unparsable == "random" else None
     rows = question.rows.examples
     multiple = CHUNK if how.calibrate == "none" else max(1, len(rows))  # calibration may need all rows at once
-    return {**entry, **tally(f"{method} {task.name}", task, rows, answers, multiple, run, drawing, prompts)}
+    lines = LINES if isinstance(settings, EvaluateSettings) else FEW
+    found = tally(f"{method} {task.name}", task, rows, answers, multiple, run, drawing, prompts, lines)
+    return {**entry, **found}
 
 
 def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None) -> tuple[Run, list[dict[str, Any]]]:
@@ -131,11 +135,11 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
     settings = found.settings
     policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
     if policy.label_bias and settings.decode != "score":
-        print("note: this policy was trained over labels, with their bias taken out; generated text has it in again")
+        say.line("note: this policy was trained over labels, with their bias taken out; generated text has it in again")
     questions = [encode(policy, task, settings, found.rows[task.name], found.shots[task.name]) for task in found.tasks]
     for question in questions:
         if question.rows.cut:
-            print(
+            say.line(
                 f"{question.task.name}: {question.rows.cut} of {len(question.rows)} prompts were too long and were cut"
             )
     method = "few-shot" if settings.shots else "zero-shot"

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,12 +127,6 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
     for left in folder.glob("*.part"):
         left.unlink(missing_ok=True)
-
-
-def say(text: str) -> None:
-    """A line for whoever watches; work does not end because nobody does any more."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def sync(file: Path) -> None:

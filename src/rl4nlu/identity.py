@@ -18,6 +18,8 @@ ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
 """Settings that say where something lies: what lies there has a fingerprint."""
 MEMORY = {"device", "max_tokens", "save_every"}
 """Settings that change the last bits of what comes out at most, but for the masks of dropout."""
+BESIDE = {"track"}
+"""Settings that change nothing of what comes out."""
 PROMPTS = 4
 """Prompts of each task whose texts go into the fingerprint."""
 SAMPLED = 65_536
@@ -42,7 +44,7 @@ def identity_of(
     """
     values = settings.model_dump(mode="json")
     return {
-        "settings": {name: value for name, value in values.items() if name not in ELSEWHERE | MEMORY},
+        "settings": {name: value for name, value in values.items() if name not in ELSEWHERE | MEMORY | BESIDE},
         "rows": fingerprint_of_rows(rows),
         "prompts": _digest(prompts),
         "type of numbers (dtype)": str(next(model.parameters()).dtype),

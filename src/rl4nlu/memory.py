@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from . import say
 from .errors import OutOfMemory
-from .files import say
 from .tokens import Batch, micro_batches
 
 SMALLEST = 16
@@ -60,7 +60,7 @@ class Memory:
                     "fewer --answers or --shots, or a smaller --max-length"
                 )
             self.most[phase] = max(smallest, now // 2)
-            say(f"note: {phase}: out of memory, {self.most[phase]} instead of {now} at a time")
+            say.note(f"note: {phase}: out of memory, {self.most[phase]} instead of {now} at a time")
 
     def each(
         self,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from . import files
+from . import files, say
 from .artefacts import check_no_adapter, needs_code
 from .errors import Diverged, UserError
 from .forward import shares_prefix
@@ -203,7 +203,9 @@ def around(
     model = model.eval().requires_grad_(False)
     shared = shares_prefix(model)
     if not shared:
-        print(f"note: {type(model).__name__} cannot share a prefix exactly; whole sequences are run, which is slower")
+        say.line(
+            f"note: {type(model).__name__} cannot share a prefix exactly; whole sequences are run, which is slower"
+        )
     torch.manual_seed(seed)
     with quiet_peft():
         model = with_adapters(model, name, lora, adapter, reference)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from . import data
+from . import data, say, track
 from .config import validate
 from .errors import UserError
 from .prompts import NO_CHAT_TEMPLATE, choose_shots
@@ -102,6 +102,7 @@ def prepare_training(settings: T, reopened: bool = False) -> TrainingRows[T]:
     """
     if not reopened:
         check_free(settings.out)
+    track.check(settings.track)
     settings = continue_from(settings)
     if isinstance(settings, PpoSettings):
         check_reward(settings.reward, find_all(settings.task or ""))
@@ -144,6 +145,7 @@ def prepare_classify(settings: ClassifySettings, reopened: bool = False) -> Clas
     """
     if not reopened:
         check_free(settings.out)
+    track.check(settings.track)
     if "," in (settings.task or ""):
         raise UserError(f"--task {settings.task}: a classifier has one head, for one task; sft and ppo take several")
     task = find(settings.task or "")
@@ -229,7 +231,7 @@ def present(tasks: Sequence[Task], folder: Path | None, splits: Callable[[Task],
     for task in tasks:
         absent = [split for split in splits(task) if not data.available(task, split, folder)]
         if absent:
-            print(f"{task.name}: no {absent[0]} rows in {folder or 'the bundle'}, left out")
+            say.line(f"{task.name}: no {absent[0]} rows in {folder or 'the bundle'}, left out")
         else:
             kept.append(task)
     if not kept:

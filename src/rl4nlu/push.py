@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import say
 from .errors import UserError
 from .finished import LICENCE, Finished, finished
 from .parcel import CARD, MANIFEST, PREDICTIONS, Parcel, base_of_parcel, digest, pack
@@ -75,7 +76,7 @@ def packed(found: Finished, repo: str, settings: PushSettings) -> Iterator[Parce
 
     with _room_to_merge(found) as folder:
         for note in notes(merge(found.path, folder / "model", name=repo)):
-            print(note)
+            say.note(note)
         yield pack(finished(folder / "model"), repo, base, licence, predictions)
 
 

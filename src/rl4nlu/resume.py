@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import say
 from .config import read_yaml, validate
 from .errors import UserError, did_you_mean_path
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
@@ -112,7 +113,7 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
     """
     rest = rest_of(path, settings)
     if rest.prepared is None:
-        print(f"{path} is finished")
+        say.line(f"{path} is finished")
         return read_results(path)
     found = rest.prepared.settings
     return function_of(rest.command, found)(found, rest.prepared)[1]
@@ -124,4 +125,5 @@ def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
     if status_of(path) in ("", "running") or command_of(path) != command:
         return False
     then, now = read_yaml(path / "config.yaml"), settings.model_dump(mode="json")
-    return {**then, "out": None} == {**now, "out": None}
+    free = dict.fromkeys(("out", "track"))
+    return {**then, **free} == {**now, **free}

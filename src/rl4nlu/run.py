@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import config, files, settings
+from . import config, files, say, settings, track
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError, did_you_mean_path
 from .names import short
 from .stop import Interrupted, deferred
@@ -45,6 +45,8 @@ class Run:
             UserError: another process works in it.
         """
         self._lock: int | None = None
+        self.mirror: track.Mirror | None = None
+        self.steps: int | None = None
         self.path, self.reopened = path, reopened
         self.metrics = files.Log(path / "metrics.jsonl")
         self.predictions = files.Log(path / "predictions.jsonl")
@@ -68,7 +70,9 @@ class Run:
             assert settings.out is not None
             run = cls(settings.out, reopened=True)
             files.sweep(run.path)
-        files.say(f"run folder: {run.path}")
+        if (tracker := getattr(settings, "track", "none")) != "none":
+            run.mirror = track.Mirror(tracker, run.path, {"command": command, **settings.model_dump(mode="json")})
+        say.note(f"run folder: {run.path}")
         return run
 
     @classmethod
@@ -120,6 +124,8 @@ class Run:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one logged step to metrics.jsonl."""
         self.metrics.append(row)
+        if self.mirror is not None:
+            self.mirror.log(row)
 
     def predict(self, row: Mapping[str, Any]) -> None:
         """Append one row to predictions.jsonl."""
@@ -161,6 +167,8 @@ class Run:
         for number in range(len(results), len(names)):
             results.append(work(number))
             self.write_results(results)
+            if self.mirror is not None:
+                self.mirror.result(results[-1])
         return results
 
     def write_results(self, results: list[dict[str, Any]]) -> None:
@@ -171,7 +179,7 @@ class Run:
     def note(self, state: str, why: str = "") -> None:
         """Write status.json."""
         status = {"state": state, "why": why, "process": os.getpid(), "host": platform.node()}
-        files.write_json(self.path / STATUS, status)
+        files.write_json(self.path / STATUS, status if self.steps is None else {**status, "steps": self.steps})
 
     def __enter__(self) -> Run:
         return self
@@ -187,7 +195,10 @@ class Run:
             if isinstance(error, Diverged):
                 files.write_json(self.path / "diverged.json", {"what": str(error), "rows": error.rows})
         except (NoSpace, OSError) as wrong:  # the status is not worth hiding how the run ended
-            files.say(f"warning: {wrong}")
+            say.note(f"warning: {wrong}")
+        if self.mirror is not None:
+            with deferred():  # all that must not be lost is written
+                self.mirror.finish(track.PATIENCE if error is None else track.IN_HASTE)
         self.close()
         if isinstance(error, Interrupted | Halted):
             error.run = self.path

@@ -65,6 +65,7 @@ class _Step(_Read):
 _PROMPTS: TypeAdapter[Any] = TypeAdapter(dict[str, dict[str, str]])
 _VERSIONS: TypeAdapter[Any] = TypeAdapter(dict[Line, Any])
 _RESULTS, _ROW, _STEP = TypeAdapter(list[_Result]), TypeAdapter(_Row), TypeAdapter(_Step)
+_LINE: TypeAdapter[str] = TypeAdapter(Line)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -166,6 +167,16 @@ def text(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as wrong:
         raise UserError(f"{path}: cannot be read ({wrong})") from None
+
+
+def line(value: str, where: str) -> str:
+    """The text, if it can stand in a line of the terminal.
+
+    Raises:
+        UserError: it cannot.
+    """
+    _validate(_LINE, value, where)
+    return value
 
 
 def same_metrics(found: Sequence[Mapping[str, Any]]) -> None:

@@ -11,10 +11,9 @@ from types import TracebackType
 
 import torch
 
-from . import stop
+from . import say, stop
 from .checkpoint import Broken, Snapshot, give, newest, save, take
 from .errors import NoSpace, UserError
-from .files import say
 from .run import Run, environment
 from .settings import ClassifySettings, TrainSettings
 from .state import Numbers, State, Stateful
@@ -56,6 +55,7 @@ class Session:
             UserError: the run's checkpoints are broken, or of another run.
         """
         self.run, self.steps, self.save_every = run, steps, settings.save_every
+        run.steps = steps
         self.parts = {**parts, "session": Numbers(self, "steps")}
         self.step = 0
         self._environment = {**environment(), "threads": torch.get_num_threads(), "device": _name_of(device)}
@@ -71,7 +71,7 @@ class Session:
         folder, log = self.run.checkpoints, self.run.metrics
         snapshot, broken = newest(folder, self.run.identity, log)
         for path, reason in broken.items():
-            say(f"warning: {path}: {reason}; it is passed over")
+            say.note(f"warning: {path}: {reason}; it is passed over")
         if snapshot is None:
             if broken or log.size:  # the first checkpoint is written before the first line of the log
                 raise UserError(
@@ -88,7 +88,7 @@ class Session:
             told = ", ".join(
                 f"{name} {snapshot.environment.get(name)} then, {now} now" for name, now in differs.items()
             )
-            say(f"note: the rest may differ in the last bits from a run without a stop: {told}")
+            say.note(f"note: the rest may differ in the last bits from a run without a stop: {told}")
         if {"device", "max_tokens"} & set(differs) and "memory" in self.parts:
             self.parts["memory"].load(State(values={"most": {}}))  # what was too much then may fit now
 
@@ -96,6 +96,7 @@ class Session:
         self._deferred = contextlib.ExitStack()
         self._deferred.enter_context(stop.deferred())
         try:
+            self.run.note("running")
             if self._saved_step < 0:
                 self._save(take(self.step, self.parts, self.run.metrics.size))
         except BaseException:
@@ -132,7 +133,7 @@ class Session:
             self._save(snapshot or take(self.step, self.parts, self.run.metrics.size))
         except (NoSpace, Broken, OSError) as wrong:
             self._last = time.monotonic()
-            say(f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands")
+            say.note(f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands")
 
     def _save(self, snapshot: Snapshot) -> None:
         start = time.monotonic()

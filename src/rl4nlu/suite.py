@@ -15,11 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import files
+from . import files, say
 from .config import validate
 from .errors import UserError
 from .names import short
 from .plan import SOURCES, Group, Job, Plan, make_plan, show
+from .progress import lasting
 from .report import collect, differences, write
 from .run import read_config
 from .settings import SuiteSettings
@@ -157,9 +158,9 @@ class Study:
             return
         self._done(job, outcome.results)
         left = self.left()
-        more = f"  (about {_lasting(left)} left)" if left else ""
+        more = f"  (about {lasting(left)} left)" if left else ""
         self.notes.append(
-            f"{self._count()} {job.title}: {_score(job, outcome.results)}  {_lasting(outcome.seconds)}{more}"
+            f"{self._count()} {job.title}: {_score(job, outcome.results)}  {lasting(outcome.seconds)}{more}"
         )
 
     def _done(self, job: Job, results: Sequence[Mapping[str, Any]]) -> None:
@@ -251,7 +252,7 @@ def check_same(plan: Plan, job: Job, out: Path, chosen: Mapping[Group, Mapping[s
             if key in SOURCES and was and now:
                 was, now = was.parts[-2:], now.parts[-2:]  # the suite's folder may have been moved
             inherited = one.source is not None and key in INHERITED and now == info.get_default()
-            if key != "out" and was != now and not inherited:
+            if key not in ("out", "track") and was != now and not inherited:
                 differs = f"was made with {key} {show(was)}, and the suite now says {show(now)}"
                 raise UserError(f"{folder}: {start}{differs}; {ways_out}")
 
@@ -314,7 +315,7 @@ def _likeness(job: Job) -> list[tuple]:
 
 def _tell(study: Study) -> None:
     for note in study.notes:
-        print(note, flush=True)
+        say.line(note)
     study.notes.clear()
 
 
@@ -323,9 +324,9 @@ def _print_plan(study: Study) -> None:
     jobs = list(study.plan.jobs.values())
     done = sum(state == "done" for state in study.state.values())
     left = study.left() if done < len(jobs) else None
-    time = f", about {_lasting(left)}" if left else ""
+    time = f", about {lasting(left)}" if left else ""
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(job.seed for job in jobs))
-    print(f"{len(jobs)} runs in {study.out}: {done} done already, {len(jobs) - done} to do{time}; seeds {seeds}")
+    say.line(f"{len(jobs)} runs in {study.out}: {done} done already, {len(jobs) - done} to do{time}; seeds {seeds}")
     methods = list(dict.fromkeys(job.method for job in jobs))
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
     for head in ("done / runs", *methods):
@@ -337,8 +338,13 @@ def _print_plan(study: Study) -> None:
             kinds = [[job for job in here if bool(job.tried) is trial] for trial in (False, True)]
             counts = [f"{sum(study.state[job.name] == 'done' for job in kind)}/{len(kind)}" for kind in kinds]
             cells.append(f"{counts[0]} + {counts[1]} tuning" if kinds[1] else counts[0])
+            say.event(
+                "plan",
+                {"task": task, "method": method, "done": counts[0], "tuning_done": counts[1] if kinds[1] else None},
+            )
         table.add_row(task, *cells)
-    (Console() if Console().is_terminal else Console(width=160)).print(table)
+    if not say.machines_read():
+        (Console() if Console().is_terminal else Console(width=160)).print(table)
     _tell(study)
 
 
@@ -352,13 +358,15 @@ def _report(study: Study) -> int:
         write(runs, study.out / "report.html", found)
         print_table([result for run in runs for result in run.results])
         print_differences(found)
-        print(f"the report is in {study.out / 'report.html'}")
+        say.line(f"the report is in {study.out / 'report.html'}")
     failed = [job for job in jobs if study.state[job.name] == "failed"]
     skipped = sum(state == "skipped" for state in study.state.values())
     if failed or skipped:
-        print(f"{len(failed)} runs failed, {skipped} were skipped for that; the same command tries them again:")
+        say.line(f"{len(failed)} runs failed, {skipped} were skipped for that; the same command tries them again:")
     for job in failed:
-        print(f"  {job.title}: {study.error[job.name]} (log: {study.log(job)})")
+        facts = {"run": study.out / job.name, "message": study.error[job.name], "log": study.log(job)}
+        say.line(f"  {job.title}: {facts['message']} (log: {facts['log']})", "failed", facts)
+    say.end({"run": study.out, "page": study.out / "report.html" if folders else None})
     return 1 if failed or skipped else 0
 
 
@@ -378,9 +386,3 @@ def _values(values: Mapping[str, Any]) -> str:
 
 def _percent(score: float | None) -> str:
     return "none" if score is None else f"{100 * score:.1f}"
-
-
-def _lasting(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

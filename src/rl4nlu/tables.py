@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import say
 from .compare import AVERAGES, Difference, average, interval
 from .tasks import TASKS
 
@@ -199,7 +200,11 @@ def _console() -> Console:
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:
-    """Print the table; nothing is cut off where the output goes to a file."""
+    """Print the table; nothing is cut off where the output goes to a file. Machines are told every result."""
+    if say.machines_read():
+        for result in results:
+            say.event("result", result)
+        return
     console = _console()
     if any(result["metrics"] for result in results):
         console.print(terminal_table(results))
@@ -217,7 +222,10 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
 
 def print_differences(found: Sequence[Difference]) -> None:
     """Print which differences between methods are real."""
-    if found:
+    if say.machines_read():
+        for one in found:
+            say.event("difference", asdict(one))
+    elif found:
         console = _console()
         console.print("\nPaired tests on the same rows, p adjusted for all of them together (Holm):")
         console.print(difference_table(found))

@@ -31,7 +31,7 @@ def follow(run: Path, settings: S) -> S:
     if settings.model not in (None, base):
         if base == MINI or Path(base or "").is_dir() or not Path(settings.model).is_dir():
             raise UserError(f"--model {settings.model}: the adapter in {run} was trained on {base}; leave --model out")
-        print(f"note: the adapter names {base} as its base model, and {settings.model} is taken for it")
+        say.note(f"note: the adapter names {base} as its base model, and {settings.model} is taken for it")
     changes: dict[str, Any] = {"model": settings.model or base, "template": settings.template or trained.template}
     changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
     changes["reason"] = settings.reason or trained.reason

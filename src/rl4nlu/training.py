@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from . import files, stop
+from . import files, say, stop
 from .ask import Question, encode
 from .card import write_card
 from .checkpoint import KEEP, OptimizerState, Weights
@@ -73,7 +73,7 @@ def train_and_measure(
         for question in questions:
             if question.rows.cut:
                 cut = f"{question.rows.cut} of {len(question.rows)}"
-                print(f"{question.task.name}: {cut} {name} prompts were too long and were cut")
+                say.line(f"{question.task.name}: {cut} {name} prompts were too long and were cut")
     if not rows.reopened:
         check_space(settings.out, policy.trainable())
     examples = [*rows.learnt.values(), *rows.held.values(), *rows.dev.values()]

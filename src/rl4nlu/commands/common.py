@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import say
 from ..errors import UserError
 
 Args = Sequence[str]
@@ -98,8 +99,8 @@ def finish(path: Path, results: list[dict[str, Any]], next_command: str) -> None
     from ..tables import print_table
 
     print_table(results)
-    print(f"results and predictions are in {path}")
     suite = results[0]["task"].split("/")[0]
     if suite in ("glue", "superglue") and not any(result["metrics"] for result in results):
         next_command = f"rl4nlu submit {path} --out {suite}.zip"
-    print(f"next: {next_command}")
+    facts = {"run": path, "next": next_command}
+    say.end(facts, f"results and predictions are in {path}", f"next: {next_command}")

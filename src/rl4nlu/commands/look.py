@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from .. import say
 from ..errors import UserError, did_you_mean
 from .common import Args, example_of, paths, settings_of, show_help
 
@@ -17,10 +18,15 @@ def tasks(args: Args) -> None:
     show_help(tasks, args)
     if args:
         raise UserError(f"tasks takes no argument, and {args[0]!r} was given; leave it out")
+    from ..tasks import TASKS
+
+    if say.machines_read():
+        for task in TASKS.values():
+            facts = {"task": task.name, "metrics": task.metrics, "split": task.eval_split, "labels": task.labels}
+            say.event("task", {**facts, "words": task.words})
+        return
     from rich.console import Console
     from rich.table import Table
-
-    from ..tasks import TASKS
 
     table = Table("task", "metrics", "evaluated on", "labels and their words", box=None, header_style="bold")
     for task in TASKS.values():
@@ -51,7 +57,9 @@ def new(args: Args) -> None:
         raise UserError(f"new: no kind of file is called {kind!r}{near}; choose {', '.join(KINDS)}")
     beside = write_new(kind, Path(name))
     then = f"rl4nlu check {name}" if kind == "task" else f"rl4nlu {kind} {name}"
-    print(f"{name} is written, and {beside} for your editor; fill it in, then: {then}")
+    say.end(
+        {"output": name, "next": then}, f"{name} is written, and {beside} for your editor; fill it in, then: {then}"
+    )
 
 
 def schema(args: Args) -> None:
@@ -82,7 +90,48 @@ def check(args: Args) -> None:
     from ..check import check as run_it
 
     for line in run_it(files[0], settings.data, settings.max_bad_rows):
-        print(line)
+        say.line(line, "check", {"text": line})
+
+
+def runs(args: Args) -> None:
+    """All runs in a folder (runs/, if none is named), how far they are, and their scores; the newest last.
+
+    rl4nlu runs
+    """
+    if {"-h", "--help"} & set(args):
+        say.line(str(runs.__doc__).replace("rl4nlu runs", "rl4nlu runs [DIR...]"))
+        return
+    folders, rest = paths(args)
+    if rest:
+        raise UserError(f"runs takes folders only, and {rest[0]!r} was given; leave it out")
+    from ..overview import find, print_runs
+
+    home = Path("runs")
+    if not folders and not home.is_dir():
+        say.end({"next": "rl4nlu demo"}, "there is no folder runs/ here; to make some runs: rl4nlu demo")
+        return
+    print_runs(find(folders or [home]))
+
+
+def show(args: Args) -> None:
+    """One run in one screen: how far it is and why, scores, curves, what to do next.
+
+    rl4nlu show runs/sst2-ppo
+    """
+    if {"-h", "--help"} & set(args):
+        say.line(str(show.__doc__))
+        return
+    if len(args) != 1 or args[0].startswith("-"):
+        raise UserError(f"show needs the folder of one run: {example_of(show)}")
+    from ..overview import curves, describe, next_command, read
+    from ..saved import steps
+
+    run = read(Path(args[0]))
+    if say.machines_read():
+        last = {name: values[-1] for name, values in curves(steps(run.path)).items()}
+        say.event("run", {**run.facts, "last": last})
+    said = describe(run)
+    say.end({"run": run.path, "next": next_command(run)}, *said)
 
 
 def report(args: Args) -> None:
@@ -107,4 +156,5 @@ def report(args: Args) -> None:
         write(runs, out, found)
     print_table([result for run in runs for result in run.results])
     print_differences(found)
-    print(f"the report is in {' and '.join(map(str, settings.out))}")
+    files = [str(out) for out in settings.out]
+    say.end({"files": files}, f"the report is in {' and '.join(files)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import say
 from ..errors import UserError
 from .common import Args, example_of, paths, run_folder, settings_of
 
@@ -23,12 +24,13 @@ def submit(args: Args) -> None:
 
     made = run_it(runs, settings.out)
     for name, run in made.tasks.items():
-        print(f"{name}: from {run}")
+        say.line(f"{name}: from {run}", "task", {"task": name, "run": run})
     if made.missing:
-        print(f"missing, the server will want them: {', '.join(made.missing)}")
+        say.line(f"missing, the server will want them: {', '.join(made.missing)}")
     if made.filled:
-        print(f"{made.filled} answers could not be parsed; each task's first label stands for them")
-    print(f"{settings.out} is written and checked")
+        say.line(f"{made.filled} answers could not be parsed; each task's first label stands for them")
+    facts = {"output": settings.out, "missing": made.missing, "unparsable": made.filled}
+    say.end(facts, f"{settings.out} is written and checked")
 
 
 def merge(args: Args) -> None:
@@ -51,12 +53,11 @@ def merge(args: Args) -> None:
     from ..merge import notes
 
     made = run_it(run, settings.out, settings.dtype)
-    print(
-        f"{made.path} is written: {made.size / 1e6:,.1f} MB in {made.dtype}; off the adapter by {made.difference:.1e}"
-    )
     for note in notes(made):
-        print(note)
-    print(f"next: {made.ask}")
+        say.line(note)
+    facts = {"output": made.path, "bytes": made.size, "dtype": made.dtype, "difference": made.difference}
+    size = f"{made.size / 1e6:,.1f} MB in {made.dtype}; off the adapter by {made.difference:.1e}"
+    say.end({**facts, "next": made.ask}, f"{made.path} is written: {size}", f"next: {made.ask}")
 
 
 def push(args: Args) -> None:
@@ -77,9 +78,10 @@ def push(args: Args) -> None:
     found = check_push(run, repo, settings)
     with packed(found, repo, settings) as parcel:
         for path in parcel.files:
-            print(f"  {path:<32}{parcel.size(path):>14,} bytes")
+            say.line(f"  {path:<32}{parcel.size(path):>14,} bytes")
+        files = {path: parcel.size(path) for path in parcel.files}
         if settings.dry_run:
-            print(f"nothing was sent to {repo}; leave out --dry-run to send this")
+            say.end({"files": files}, f"nothing was sent to {repo}; leave out --dry-run to send this")
             return
-        print(f"{run} is at {run_it(parcel, settings)}")
-        print("\n".join(["", *parcel.code]))
+        where = run_it(parcel, settings)
+        say.end({"files": files, "url": where}, f"{run} is at {where}", "", *parcel.code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .. import say
 from ..errors import UserError
 from .common import Args, example_of, finish, make_run, need, run_folder, settings_of
 
@@ -96,7 +97,8 @@ def predict(args: Args) -> None:
     from ..predict import predict as run_it
 
     count = run_it(run, settings, prepared)
-    print(f"{count} answers are in {settings.output}")
+    facts = {"run": run, "output": settings.output, "answers": count}
+    say.end(facts, f"{count} answers are in {settings.output}")
 
 
 def resume(args: Args) -> None:

@@ -11,7 +11,7 @@ from .base import Frozen
 
 
 class ResumeSettings(Frozen):
-    """What may differ from the run's settings: where its data lie, and how much memory there is."""
+    """What may differ from the run's settings: where its data lie, how much memory there is, who looks on."""
 
     data: Path | None = None
     """Folder in the official layout, where the rows have been moved to."""
@@ -27,6 +27,8 @@ class ResumeSettings(Frozen):
     """Tokens in a micro-batch; memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints."""
+    track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] | None = None
+    """The tracker from here on."""
 
 
 class SubmitSettings(Frozen):

@@ -41,6 +41,8 @@ class TrainSettings(PromptSettings):
     """Steps between checkpoints; default: as often as costs a hundredth of the time."""
     eval_limit: int | None = Field(None, gt=0)
     """At most N rows in the final evaluation."""
+    track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
+    """Hand every logged step and the results on to a tracker, too; it cannot stop, slow or change the run."""
     mixing: Literal["proportional", "sqrt", "equal"] = "proportional"
     """Of several tasks: how many rows of each, by its number of training rows, the root of it, or all alike."""
     mixture_cap: int | None = Field(None, gt=0)
@@ -187,5 +189,7 @@ class ClassifySettings(Settings):
     """Steps between checkpoints; default: as often as costs a hundredth of the time."""
     eval_limit: int | None = Field(None, gt=0)
     """At most N rows in the final evaluation."""
+    track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
+    """Hand every logged step and the results on to a tracker, too; it cannot stop, slow or change the run."""
     lora: LoraSettings = LoraSettings()
     """The adapter: rank, scale, dropout, modules."""
