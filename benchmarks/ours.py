@@ -23,9 +23,9 @@ import limit
 import work
 from torch.profiler import ProfilerActivity, profile
 
-from rl4nlu import ppo, sft
 from rl4nlu.ask import Question, ask
 from rl4nlu.config import validate
+from rl4nlu.methods import ppo, sft
 from rl4nlu.mixture import Mixture
 from rl4nlu.models import Policy, load_policy
 from rl4nlu.prompts import Prompt, Prompter

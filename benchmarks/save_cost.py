@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rl4nlu import checkpoint, ppo, session, sft
+from rl4nlu import checkpoint, session
 from rl4nlu.config import validate
+from rl4nlu.methods import ppo, sft
 from rl4nlu.settings import PpoSettings, SftSettings
 
 

@@ -18,10 +18,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 from rich.console import Console
 from rich.table import Table
 
-from rl4nlu import ppo, sft
 from rl4nlu.ask import ask, encode
 from rl4nlu.config import validate
 from rl4nlu.data import load
+from rl4nlu.methods import ppo, sft
 from rl4nlu.mixture import Mixture
 from rl4nlu.models import load_policy
 from rl4nlu.run import Run

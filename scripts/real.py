@@ -20,7 +20,7 @@ from blocks import replace_block
 
 from rl4nlu import data
 from rl4nlu.metrics import Outcome, value_of
-from rl4nlu.report import RunView, collect
+from rl4nlu.reports import RunView, collect
 from rl4nlu.run import environment
 from rl4nlu.tables import Cell, grid, main_metric
 from rl4nlu.tasks import find

@@ -25,7 +25,7 @@ import yaml
 from blocks import replace_block
 
 from rl4nlu.compare import Difference, compare, holm, interval
-from rl4nlu.report import RunView, collect, outcomes_of
+from rl4nlu.reports import RunView, collect, outcomes_of
 from rl4nlu.tables import grid, main_metric, p_text
 from rl4nlu.tasks import find
 

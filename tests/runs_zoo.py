@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 import transformers as tf
 
-from rl4nlu import sft
 from rl4nlu.config import validate
+from rl4nlu.methods import sft
 from rl4nlu.run import Run
 from rl4nlu.settings import SftSettings
 from rl4nlu.sources import mini_folder

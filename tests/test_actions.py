@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from policies import assert_same_gradients
-from rl4nlu import data, optim, ppo
+from rl4nlu import data, optim
 from rl4nlu.actions import roll_out, rows_to_rescore, score_labels
 from rl4nlu.ask import encode, label_logp
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
-from rl4nlu.evaluate import evaluate
 from rl4nlu.forward import score
 from rl4nlu.losses import sft_loss
+from rl4nlu.methods import ppo
+from rl4nlu.methods.evaluate import evaluate
 from rl4nlu.mixture import Mixture
 from rl4nlu.models import load_policy
 from rl4nlu.rewards import paper_reward

@@ -13,11 +13,12 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
-from rl4nlu import classify, merge
+from rl4nlu import merge
 from rl4nlu.card import card, write_card
 from rl4nlu.cli import main
 from rl4nlu.config import validate
 from rl4nlu.finished import Finished, finished, licence_in
+from rl4nlu.methods import classify
 from rl4nlu.models import load_policy
 from rl4nlu.run import Run
 from rl4nlu.settings import ClassifySettings, SftSettings

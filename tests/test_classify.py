@@ -13,11 +13,12 @@ import transformers
 from safetensors.torch import save_file
 from scipy.special import log_softmax
 
-from rl4nlu import classify, data, sft
+from rl4nlu import data
 from rl4nlu.classifier import Classifier, ask, is_decoder, load_classifier, restore
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
-from rl4nlu.evaluate import evaluate as evaluate_prompted
+from rl4nlu.methods import classify, sft
+from rl4nlu.methods.evaluate import evaluate as evaluate_prompted
 from rl4nlu.settings import ClassifySettings, EvaluateSettings, SftSettings
 from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import Example, find

@@ -166,7 +166,8 @@ def test_settings_file_with_flags_over_it(world):
 
 
 def test_a_run_that_diverges_stops_with_a_line(world, capsys, monkeypatch):
-    from rl4nlu import losses, sft
+    from rl4nlu import losses
+    from rl4nlu.methods import sft
 
     def broken(logp, mask, count):
         found = losses.sft_loss(logp, mask, count)

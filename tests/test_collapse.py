@@ -76,7 +76,7 @@ def test_a_short_run_is_judged_by_fewer_steps():
 
 def run_with(tmp_path, **values) -> tuple[set[str], list[dict], str]:
     """Names of the collapses of a run, its steps, and its model card's results."""
-    from rl4nlu import ppo
+    from rl4nlu.methods import ppo
 
     values = {"model": "mini", "batch_size": 8, "select_rows": 0, "eval_limit": 4, "warmup": 0.0, **values}
     run, (result,) = ppo.ppo(validate(PpoSettings, {**values, "out": tmp_path / "run"}))

@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 
-from rl4nlu import data, sft
+from rl4nlu import data
 from rl4nlu.ask import ask, encode
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
-from rl4nlu.evaluate import evaluate
+from rl4nlu.methods import sft
+from rl4nlu.methods.evaluate import evaluate
 from rl4nlu.models import load_policy
 from rl4nlu.prompts import Prompter
 from rl4nlu.settings import EvaluateSettings, SftSettings

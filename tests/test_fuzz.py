@@ -28,7 +28,7 @@ from rl4nlu.cli import main
 from rl4nlu.errors import UserError
 from rl4nlu.plan import make_plan
 from rl4nlu.prompts import Prompter
-from rl4nlu.report import collect, differences, write
+from rl4nlu.reports import collect, differences, write
 from rl4nlu.rows import read_rows
 from rl4nlu.settings import COMMANDS, SuiteSettings
 from rl4nlu.submit import submit

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from outcomes import assert_same_outcome, logged
-from rl4nlu import actions, classify, files, forward, ppo, sft
+from rl4nlu import actions, files, forward
 from rl4nlu.checkpoint import newest
 from rl4nlu.cli import main
 from rl4nlu.memory import Memory
+from rl4nlu.methods import classify, ppo, sft
 from rl4nlu.run import Run
 from zygote import Zygote, until
 

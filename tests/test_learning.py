@@ -7,8 +7,8 @@ from statistics import fmean
 
 import pytest
 
-from rl4nlu import ppo, sft
 from rl4nlu.config import validate
+from rl4nlu.methods import ppo, sft
 from rl4nlu.settings import PpoSettings, SftSettings
 
 pytestmark = pytest.mark.slow

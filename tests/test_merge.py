@@ -9,11 +9,12 @@ import pytest
 import torch
 import transformers as tf
 
-from rl4nlu import classify, data, files, merge
+from rl4nlu import data, files, merge
 from rl4nlu.classifier import ask, restore
 from rl4nlu.cli import main
 from rl4nlu.config import validate
 from rl4nlu.errors import NoSpace, UserError
+from rl4nlu.methods import classify
 from rl4nlu.models import load_policy
 from rl4nlu.settings import ClassifySettings
 from rl4nlu.sources import mini_folder

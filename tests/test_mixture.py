@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import assert_same_gradients
-from rl4nlu import data, ppo, sft
+from rl4nlu import data
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
+from rl4nlu.methods import ppo, sft
 from rl4nlu.mixture import Mixture, shares
 from rl4nlu.models import load_policy
 from rl4nlu.prepare import one_task

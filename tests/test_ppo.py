@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from policies import assert_same_gradients
-from rl4nlu import data, optim, ppo, sft
+from rl4nlu import data, optim
 from rl4nlu.actions import roll_out
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.forward import score
+from rl4nlu.methods import ppo, sft
 from rl4nlu.models import load_policy
 from rl4nlu.settings import PpoSettings, SftSettings
 from rl4nlu.tasks import find

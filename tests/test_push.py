@@ -21,10 +21,10 @@ from huggingface_hub import ModelCard, constants
 from peft import PeftModel
 
 from hub_standin import TOKEN, Standin
-from rl4nlu import classify
 from rl4nlu.classifier import restore
 from rl4nlu.cli import main
 from rl4nlu.config import validate
+from rl4nlu.methods import classify
 from rl4nlu.models import load_policy
 from rl4nlu.settings import ClassifySettings
 from rl4nlu.sources import mini_folder

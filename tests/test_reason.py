@@ -8,12 +8,13 @@ import json
 import pytest
 import torch
 
-from rl4nlu import data, optim, ppo
+from rl4nlu import data, optim
 from rl4nlu.actions import roll_out
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
-from rl4nlu.evaluate import evaluate
+from rl4nlu.methods import ppo
+from rl4nlu.methods.evaluate import evaluate
 from rl4nlu.models import load_policy
 from rl4nlu.prompts import Prompter
 from rl4nlu.rewards import paper_reward

@@ -7,7 +7,7 @@ import re
 import pytest
 from scipy import stats
 
-from rl4nlu.report import collect, differences, write
+from rl4nlu.reports import collect, differences, write
 from rl4nlu.tables import averages, grid, heads, print_differences, print_table
 from rl4nlu.tasks import find
 from runs_made import make_run, result

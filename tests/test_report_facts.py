@@ -13,11 +13,11 @@ import pytest
 from sklearn import metrics as sk
 
 from rl4nlu.cli import main
-from rl4nlu.report import collect, differences, write
-from rl4nlu.report.curves import learning_curves
-from rl4nlu.report.examples import examples_of
-from rl4nlu.report.facts import calibration, changes, confusion, cost
-from rl4nlu.report.views import columns_of
+from rl4nlu.reports import collect, differences, write
+from rl4nlu.reports.curves import learning_curves
+from rl4nlu.reports.examples import examples_of
+from rl4nlu.reports.facts import calibration, changes, confusion, cost
+from rl4nlu.reports.views import columns_of
 from rl4nlu.tasks import find
 from runs_made import make_run
 

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
-from rl4nlu.report import collect, differences, write
+from rl4nlu.reports import collect, differences, write
 from rl4nlu.tasks import find
 from runs_made import make_run
 

@@ -56,7 +56,7 @@ def said(capsys) -> str:
 def test_evaluation_goes_on_by_row(here, tiny_model, monkeypatch, decode):
     """However many rows are there, the last one torn or not: the same predictions, file and scores."""
     monkeypatch.setattr("rl4nlu.ask.CHUNK", 32)
-    monkeypatch.setattr("rl4nlu.evaluate.CHUNK", 32)
+    monkeypatch.setattr("rl4nlu.methods.evaluate.CHUNK", 32)
     command = f"evaluate --task mini --limit 90 --decode {decode} --template verdict --model {tiny_model}"
     extra = ["--unparsable", "random"] if decode != "score" else []
     assert main([*command.split(), *extra, "--out", "whole"]) == 0

@@ -135,7 +135,8 @@ def test_stdout_of_a_process_holds_objects_only(tmp_path, tiny_model):
     """What others print, even past Python, goes to stderr."""
     code = f"""
 import os, sys
-from rl4nlu import cli, evaluate
+from rl4nlu import cli
+from rl4nlu.methods import evaluate
 real = evaluate.load_policy
 def loud(*args, **kwargs):
     print("loud")

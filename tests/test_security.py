@@ -24,7 +24,7 @@ import rl4nlu
 from rl4nlu import names, redact
 from rl4nlu.cli import main
 from rl4nlu.errors import UserError
-from rl4nlu.report import collect, differences, write
+from rl4nlu.reports import collect, differences, write
 from rl4nlu.run import Run
 from rl4nlu.settings import SftSettings
 

@@ -6,9 +6,10 @@ import json
 
 import torch
 
-from rl4nlu import data, ppo
+from rl4nlu import data
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
+from rl4nlu.methods import ppo
 from rl4nlu.models import load_policy
 from rl4nlu.prepare import hold_out
 from rl4nlu.selection import BestState
@@ -61,7 +62,7 @@ def test_a_run_that_goes_wrong_ends_where_it_began(tmp_path):
     base = load_policy("mini")
     task = find("mini/question")
     question = encode(base, task, settings, data.load(task, "dev", limit=40))
-    from rl4nlu.evaluate import measure
+    from rl4nlu.methods.evaluate import measure
 
     assert result["metrics"] == measure(base, question, settings, "zero-shot")["metrics"]
     logged = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]

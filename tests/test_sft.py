@@ -11,11 +11,12 @@ import torch
 import transformers
 
 from policies import assert_same_gradients
-from rl4nlu import data, sft
+from rl4nlu import data
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.forward import score
 from rl4nlu.losses import sft_loss
+from rl4nlu.methods import sft
 from rl4nlu.models import load_policy
 from rl4nlu.settings import SftSettings
 from rl4nlu.sources import mini_folder
@@ -101,7 +102,7 @@ def test_it_learns_and_the_adapter_loads_with_plain_peft(tmp_path):
 @pytest.mark.slow
 def test_sst2_with_the_bundled_model(tmp_path, real_data):
     """Done-when line of the first issue: 600 steps reach 0.74, and PPO on top does not lower it."""
-    from rl4nlu import ppo
+    from rl4nlu.methods import ppo
     from rl4nlu.settings import PpoSettings
 
     common = {"task": "glue/sst2", "model": "mini", "data": real_data}

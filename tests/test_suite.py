@@ -442,8 +442,8 @@ def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
         "    sys.modules[module] = types.ModuleType(module)\n"
         "    setattr(sys.modules[module], name, function)\n"
         "if '--multiprocessing-fork' in sys.orig_argv:\n"
-        "    stand_in('rl4nlu.sft', 'sft', dies)\n"
-        "    stand_in('rl4nlu.ppo', 'ppo', sleeps)\n"
+        "    stand_in('rl4nlu.methods.sft', 'sft', dies)\n"
+        "    stand_in('rl4nlu.methods.ppo', 'ppo', sleeps)\n"
         "    stand_in('torch', 'set_num_threads', lambda count: None)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

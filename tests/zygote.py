@@ -64,9 +64,9 @@ def _serve() -> None:
     torch.set_num_threads(1)
     import peft  # noqa: F401
 
-    import rl4nlu.classify
     import rl4nlu.cli
     import rl4nlu.demo
+    import rl4nlu.methods.classify
 
     print("ready", flush=True)
     for line in sys.stdin:

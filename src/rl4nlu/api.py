@@ -29,7 +29,6 @@ from .config import validate, with_preset
 from .errors import UserError
 from .settings import RUNS, PredictSettings, ResumeSettings
 from .sources import MINI
-from .tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ class Finished:
 
     def _repr_markdown_(self) -> str:
         """What a notebook shows."""
-        from .report import collect
-        from .report.export import markdown
+        from .reports import collect
+        from .reports.export import markdown
 
         return f"{markdown(collect([self.path]), [])}\n`{self.path}`"
 
@@ -146,7 +145,7 @@ def predict(run: Any, rows: Iterable[Mapping[str, Any]], **settings: Any) -> lis
     Raises:
         UserError: as `evaluate`.
     """
-    from .predict import predict as run_it
+    from .methods.predict import predict as run_it
 
     with tempfile.TemporaryDirectory() as place:
         given, answers = Path(place) / "rows.jsonl", Path(place) / "answers.jsonl"
@@ -161,7 +160,7 @@ def resume(run: Any, **settings: Any) -> Finished:
     Raises:
         UserError: as `evaluate`.
     """
-    from .resume import resume as run_it
+    from .reopen import resume as run_it
 
     path = _path(run)
     with _interruptible():
@@ -192,18 +191,13 @@ def report(runs: Sequence[Any], *out: str | Path) -> list[Path]:
     Raises:
         UserError: as `evaluate`.
     """
-    from .report import collect, differences, write
+    from .reports import collect, differences, write
 
     views = collect([_path(run) for run in runs])
     found, files = differences(views), [Path(one) for one in out or ("report.html",)]
     for file in files:
         write(views, file, found)
     return files
-
-
-def tasks() -> list[str]:
-    """The names of all tasks."""
-    return list(TASKS)
 
 
 def _run(command: str, **values: Any) -> Finished:

@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 from . import say
-from .classify import classify
 from .config import validate
-from .evaluate import evaluate
-from .ppo import ppo
-from .report import collect, differences, write
+from .methods.classify import classify
+from .methods.evaluate import evaluate
+from .methods.ppo import ppo
+from .methods.sft import sft
+from .reports import collect, differences, write
 from .run import claim
 from .settings import ClassifySettings, DemoSettings, EvaluateSettings, PpoSettings, SftSettings
-from .sft import sft
 from .sources import MINI, MINILM, encoder_at_hand
 from .tables import print_table
 from .tasks import find_all

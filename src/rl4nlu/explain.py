@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .collapse import ALL as COLLAPSES
-from .config import flat_fields
 from .errors import UserError, did_you_mean
 from .glossary import ESTIMATORS, EXIT_CODES, FILES, LOGGED, METRICS, RESULTS, STATES
 from .rewards import NUMERIC, REWARDS
 from .settings import COMMANDS
+from .settings.describe import entries as settings_of
+from .settings.groups import ALSO_CALLED
 from .tasks import TASKS, Task
 
 
@@ -57,10 +58,11 @@ def explain(word: str) -> list[Entry]:
         UserError: nothing is called so.
     """
     asked = word.strip().removeprefix("--").replace("-", "_").casefold()
+    asked = ALSO_CALLED.get(asked, asked)
     known = list(entries())
     found = [entry for entry in known if asked in _names(entry)]
     if not found:
-        near = did_you_mean(word.removeprefix("--"), dict.fromkeys(name for one in known for name in (one.word,)))
+        near = did_you_mean(asked, dict.fromkeys(one.word for one in known))
         raise UserError(
             f"explain: nothing is called {word!r}{near}; docs/cli.md lists the settings, `rl4nlu tasks` tasks"
         )
@@ -92,7 +94,8 @@ def about(task: Task) -> Iterator[str]:
 def _settings() -> Iterator[Entry]:
     found: dict[tuple[str, str], list[str]] = {}
     for command, kind in COMMANDS.items():
-        for name, info in flat_fields(kind):
-            found.setdefault((name, info.description or ""), []).append(f"{command} (default {info.get_default()})")
+        for one in settings_of(kind):
+            usual = f" (default {one.usual})" if one.usual else ""
+            found.setdefault((one.name, f"{one.meaning} Takes: {one.kind}."), []).append(f"{command}{usual}")
     for (name, meaning), where in found.items():
         yield Entry(name, "setting", (meaning, f"of {', '.join(where)}"))

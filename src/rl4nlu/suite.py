@@ -21,7 +21,7 @@ from .errors import UserError
 from .names import short
 from .plan import SOURCES, Group, Job, Plan, make_plan, show
 from .progress import lasting
-from .report import collect, differences, write
+from .reports import collect, differences, write
 from .run import read_config
 from .settings import SuiteSettings
 from .stop import Interrupted

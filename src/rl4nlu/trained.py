@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import say
 from .config import validate
 from .errors import UserError
 from .run import command_of, read_config

@@ -25,7 +25,7 @@ import yaml
 from .config import read_yaml
 from .errors import UserError
 from .redact import Redacted, redact, scrub
-from .resume import function_of, may_be_reopened, prepare
+from .reopen import function_of, may_be_reopened, prepare
 from .run import Run, read_config, read_results, status_of
 from .settings import Settings
 from .stop import SIGNALS, Interrupted, heeded

@@ -4,14 +4,14 @@ it, and only then the room with the heavy imports comes in and is handed what wa
 from __future__ import annotations
 
 from .common import Args, Command, summary_of
-from .look import check, new, report, runs, schema, show, tasks
+from .look import check, explain, new, report, runs, schema, show, tasks
 from .share import merge, push, submit
 from .work import classify, demo, evaluate, ppo, predict, resume, sft, suite
 
 __all__ = ["COMMANDS", "GROUPS", "Args", "Command", "summary_of"]
 
 GROUPS: dict[str, tuple[Command, ...]] = {
-    "begin": (demo, tasks, new, check, schema),
+    "begin": (demo, tasks, new, check, schema, explain),
     "ask and train": (evaluate, sft, ppo, classify, suite, resume),
     "use": (runs, show, report, predict, merge, push, submit),
 }

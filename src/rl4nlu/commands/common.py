@@ -52,7 +52,7 @@ def show_help(command: Command, args: Args, kind: Any = None) -> None:
 
 def make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
     """A run and its results: what needs no model is checked before the heavy imports come in."""
-    from ..resume import function_of, prepare
+    from ..reopen import function_of, prepare
 
     prepared = prepare(command, settings, reopened=False)
     return function_of(command, prepared.settings)(settings, prepared)

@@ -134,6 +134,22 @@ def show(args: Args) -> None:
     say.end({"run": run.path, "next": next_command(run)}, *said)
 
 
+def explain(args: Args) -> None:
+    """What a word in a log, a result, a report or a setting means; of a task its labels, metrics, reward, prompt.
+
+    rl4nlu explain clipfrac
+    """
+    show_help(explain, args)
+    if len(args) != 1:
+        raise UserError(f"explain needs one word: {example_of(explain)}")
+    from ..explain import explain as look_up
+
+    for entry in look_up(args[0]):
+        facts = {"word": entry.word, "kind": entry.kind, "text": entry.lines}
+        lines = (say.wrapped(f"  {one}") for one in entry.lines)
+        say.line("\n".join([f"{entry.word} ({entry.kind})", *lines]), "meaning", facts)
+
+
 def report(args: Args) -> None:
     """Runs side by side: a page with scores, tests, curves, examples; or a table for a paper (.tex, .md, .csv, .json).
 
@@ -145,7 +161,7 @@ def report(args: Args) -> None:
     settings = settings_of(report, ReportSettings, rest)
     if not folders:
         raise UserError("report needs at least one run folder: rl4nlu report RUN... --out report.html")
-    from ..report import collect, differences, kind_of, write
+    from ..reports import collect, differences, kind_of, write
     from ..tables import print_differences, print_table
 
     for out in settings.out:

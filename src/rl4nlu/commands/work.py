@@ -94,7 +94,7 @@ def predict(args: Args) -> None:
     from ..prepare import prepare_prediction
 
     prepared = prepare_prediction(run, settings)
-    from ..predict import predict as run_it
+    from ..methods.predict import predict as run_it
 
     count = run_it(run, settings, prepared)
     facts = {"run": run, "output": settings.output, "answers": count}
@@ -110,7 +110,7 @@ def resume(args: Args) -> None:
 
     path, rest = run_folder(resume, args)
     settings = settings_of(resume, ResumeSettings, rest)
-    from ..resume import resume as run_it
+    from ..reopen import resume as run_it
 
     results = run_it(path, settings)
     finish(path, results, f"rl4nlu report {path} --out report.html")

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import say, stop
-from .ask import CHUNK, Advance, Prediction, Question, ask, encode
-from .calibrate import ask_calibrated
-from .identity import PROMPTS, identity_of
-from .metrics import compute
-from .models import Policy, load_policy
-from .prepare import EvaluationRows, prepare_evaluation
-from .progress import FEW, LINES, Meter
-from .run import Run
-from .seeding import generator
-from .settings import EvaluateSettings, PromptSettings
-from .sources import MINI
-from .tasks import Example, Task
-from .trained import trained_as
+from .. import say, stop
+from ..ask import CHUNK, Advance, Prediction, Question, ask, encode
+from ..calibrate import ask_calibrated
+from ..identity import PROMPTS, identity_of
+from ..metrics import compute
+from ..models import Policy, load_policy
+from ..prepare import EvaluationRows, prepare_evaluation
+from ..progress import FEW, LINES, Meter
+from ..run import Run
+from ..seeding import generator
+from ..settings import EvaluateSettings, PromptSettings
+from ..sources import MINI
+from ..tasks import Example, Task
+from ..trained import trained_as
 
 PROMPTS_KEPT, LETTERS = 200, 6000
 """Rows of a task whose prompts are kept, and how much of each: its end, where the row's own texts stand."""

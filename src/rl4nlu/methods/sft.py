@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from . import optim
-from .ask import Question
-from .forward import score
-from .guards import check_finite, not_finite
-from .losses import sft_loss
-from .mixture import Mixture
-from .models import Policy
-from .prepare import TrainingRows, prepare_training
-from .progress import Meter
-from .run import Run
-from .seeding import derive
-from .selection import BestState
-from .session import Session
-from .settings import SftSettings
-from .tokens import Encoded, micro_batches
+from .. import optim
+from ..ask import Question
+from ..forward import score
+from ..guards import check_finite, not_finite
+from ..losses import sft_loss
+from ..mixture import Mixture
+from ..models import Policy
+from ..prepare import TrainingRows, prepare_training
+from ..progress import Meter
+from ..run import Run
+from ..seeding import derive
+from ..selection import BestState
+from ..session import Session
+from ..settings import SftSettings
+from ..tokens import Encoded, micro_batches
 from .training import parts_of, train_and_measure
 
 LEARNING_RATE = 1e-3

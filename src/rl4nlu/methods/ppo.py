@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import optim
-from .actions import (
+from .. import optim
+from ..actions import (
     Kept,
     Rollout,
     gold_labels,
@@ -26,25 +26,25 @@ from .actions import (
     roll_out,
     rows_to_rescore,
 )
-from .advantages import gae, group_relative, leave_one_out, returns_to_go, whiten
-from .ask import Question, label_logp
-from .calibrate import mean_logp
-from .collapse import Watch
-from .curriculum import most_uncertain
-from .guards import not_finite
-from .losses import Loss, expected_loss, ppo_loss, sft_loss
-from .mixture import Mixture
-from .models import Policy
-from .prepare import TrainingRows, prepare_training
-from .progress import Meter
-from .rewards import KLController, token_rewards
-from .run import Run
-from .seeding import generator
-from .selection import BestState
-from .session import Session
-from .settings import PpoSettings
-from .state import Numbers
-from .tokens import Batch, Encoded, micro_batches
+from ..advantages import gae, group_relative, leave_one_out, returns_to_go, whiten
+from ..ask import Question, label_logp
+from ..calibrate import mean_logp
+from ..collapse import Watch
+from ..curriculum import most_uncertain
+from ..guards import not_finite
+from ..losses import Loss, expected_loss, ppo_loss, sft_loss
+from ..mixture import Mixture
+from ..models import Policy
+from ..prepare import TrainingRows, prepare_training
+from ..progress import Meter
+from ..rewards import KLController, token_rewards
+from ..run import Run
+from ..seeding import generator
+from ..selection import BestState
+from ..session import Session
+from ..settings import PpoSettings
+from ..state import Numbers
+from ..tokens import Batch, Encoded, micro_batches
 from .training import parts_of, train_and_measure
 
 LEARNING_RATE = 1e-4

@@ -93,15 +93,15 @@ def function_of(command: str, settings: Settings) -> Callable[[Any, Any], tuple[
     """The function of (settings, prepared rows) that makes a run. The heavy imports are here."""
     run_it: Callable[[Any, Any], tuple[Run, Results]]
     if command == "sft":
-        from .sft import sft as run_it
+        from .methods.sft import sft as run_it
     elif command == "ppo":
-        from .ppo import ppo as run_it
+        from .methods.ppo import ppo as run_it
     elif command == "classify":
-        from .classify import classify as run_it
+        from .methods.classify import classify as run_it
     elif isinstance(settings, EvaluateSettings) and settings.adapter and command_of(settings.adapter) == "classify":
-        from .classify import evaluate as run_it
+        from .methods.classify import evaluate as run_it
     else:
-        from .evaluate import evaluate as run_it
+        from .methods.evaluate import evaluate as run_it
     return run_it
 
 

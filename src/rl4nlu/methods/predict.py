@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import files
-from .ask import Advance, Prediction, ask, encode
-from .classifier import ask as ask_classifier
-from .classifier import restore
-from .models import load_policy
-from .prepare import PredictionRows, prepare_prediction
-from .progress import Meter
-from .settings import PredictSettings
+from .. import files
+from ..ask import Advance, Prediction, ask, encode
+from ..classifier import ask as ask_classifier
+from ..classifier import restore
+from ..models import load_policy
+from ..prepare import PredictionRows, prepare_prediction
+from ..progress import Meter
+from ..settings import PredictSettings
 
 
 def predict(run: Path, settings: PredictSettings, prepared: PredictionRows | None = None) -> int:

@@ -8,20 +8,20 @@ from typing import Any, TypeVar
 
 import torch
 
-from . import files, say, stop
-from .ask import Question, encode
-from .card import write_card
-from .checkpoint import KEEP, OptimizerState, Weights
-from .errors import UserError
+from .. import files, say, stop
+from ..ask import Question, encode
+from ..card import write_card
+from ..checkpoint import KEEP, OptimizerState, Weights
+from ..errors import UserError
+from ..identity import PROMPTS, fingerprint_of_model, identity_of
+from ..mixture import Mixture
+from ..models import Policy, load_policy
+from ..prepare import Rows, TrainingRows
+from ..run import Run
+from ..settings import TrainSettings
+from ..state import Numbers, Stateful
+from ..tasks import Task
 from .evaluate import measure
-from .identity import PROMPTS, fingerprint_of_model, identity_of
-from .mixture import Mixture
-from .models import Policy, load_policy
-from .prepare import Rows, TrainingRows
-from .run import Run
-from .settings import TrainSettings
-from .state import Numbers, Stateful
-from .tasks import Task
 
 T = TypeVar("T", bound=TrainSettings)
 Loop = Callable[[Policy, Mixture, list[Question], T, Run], tuple[int, dict[str, Any]]]

@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import files, optim, stop
-from .ask import Advance, Prediction
-from .card import write_card
-from .checkpoint import OptimizerState, Weights
-from .classifier import CHUNK, Classifier, ask, load_classifier, restore
+from .. import files, optim, stop
+from ..ask import Advance, Prediction
+from ..card import write_card
+from ..checkpoint import OptimizerState, Weights
+from ..classifier import CHUNK, Classifier, ask, load_classifier, restore
+from ..guards import Source, check_finite, not_finite
+from ..identity import PROMPTS, identity_of
+from ..prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
+from ..progress import FEW, LINES, Meter
+from ..run import Run
+from ..seeding import derive, generator
+from ..session import Session
+from ..settings import ClassifySettings, EvaluateSettings
+from ..state import Numbers, Stateful
+from ..tasks import Example
+from ..trained import trained_classifier
 from .evaluate import tally
-from .guards import Source, check_finite, not_finite
-from .identity import PROMPTS, identity_of
-from .prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
-from .progress import FEW, LINES, Meter
-from .run import Run
-from .seeding import derive, generator
-from .session import Session
-from .settings import ClassifySettings, EvaluateSettings
-from .state import Numbers, Stateful
-from .tasks import Example
-from .trained import trained_classifier
 from .training import check_space
 
 FULL_RATE, LORA_RATE = 5e-5, 1e-3
