@@ -201,8 +201,10 @@ def report(runs: Sequence[Any], *out: str | Path) -> list[Path]:
 
 
 def _run(command: str, **values: Any) -> Finished:
-    given = {name: _path(value) if isinstance(value, Finished) else value for name, value in values.items()}
+    given = {name: value.path if isinstance(value, Finished) else value for name, value in values.items()}
     known = {name: value for name, value in given.items() if value is not None}
+    if isinstance(known.get("model"), Path):
+        known["model"] = str(known["model"])
     settings = validate(RUNS[command], with_preset(RUNS[command], known))
     need(settings, None if known.get("adapter") else "task")
     with _interruptible():

@@ -22,7 +22,7 @@ LOGGED: dict[str, str] = {
     "policy_loss": "the clipped surrogate objective of PPO, negated (Schulman et al. 2017, equation 7)",
     "value_loss": "half of the critic's squared error, clipped",
     "approx_kl": "how far the policy has moved within the step: mean of ratio - 1 - log ratio, nats a token",
-    "clipfrac": "share of actions for which clipping the ratio to 1 +- --clip changed the loss; much above 0.3 means "
+    "clipfrac": "share of actions for which clipping the ratio to 1 +- --clip changed the loss; a large share says "
     "that steps are too large: lower --learning-rate or --inner-epochs",
     "ratio": "mean of p_new / p_old over the actions",
     "first_ratio": "the ratio before the step's first update, 1 but for rounding: anything else is a bug",

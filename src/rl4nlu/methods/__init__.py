@@ -1,1 +1,1 @@
-"""The methods: evaluate (zero-shot, few-shot), sft, ppo, classify, predict; training.py is what those that train share."""
+"""The methods: evaluate (zero-shot, few-shot), sft, ppo, classify, predict; training.py is what trainings share."""
