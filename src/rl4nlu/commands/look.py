@@ -40,9 +40,7 @@ def tasks(args: Args) -> None:
 
 
 def new(args: Args) -> None:
-    """A commented file to start from: a task of your own, the settings of a command, or a suite. Its schema, for an
-    editor that completes names and tells mistakes, is written beside it. Kinds: task, suite, evaluate, sft, ppo,
-    classify.
+    """A commented file to start from: task, settings or suite.
 
     rl4nlu new task my.yaml
     """
@@ -63,7 +61,7 @@ def new(args: Args) -> None:
 
 
 def schema(args: Args) -> None:
-    """The JSON schema of a settings file, a suite or a task file, for editors and checkers.
+    """The JSON schema of a settings, suite or task file; for editors and checkers.
 
     rl4nlu schema ppo
     """
@@ -77,7 +75,7 @@ def schema(args: Args) -> None:
 
 
 def check(args: Args) -> None:
-    """Look at a task file, a settings file, or a zip for a server: what is wrong with it, by line.
+    """What is wrong with a file, before a long run; a task, settings or suite file by line, or a zip for a server.
 
     rl4nlu check my.yaml
     """
@@ -94,7 +92,7 @@ def check(args: Args) -> None:
 
 
 def runs(args: Args) -> None:
-    """All runs in a folder (runs/, if none is named), how far they are, and their scores; the newest last.
+    """All runs in a folder, how far they are, and their scores; the newest last.
 
     rl4nlu runs
     """
@@ -114,7 +112,7 @@ def runs(args: Args) -> None:
 
 
 def show(args: Args) -> None:
-    """One run in one screen: how far it is and why, scores, curves, what to do next.
+    """One run in one screen: state, scores, curves, what to do next.
 
     rl4nlu show runs/sst2-ppo
     """
@@ -151,7 +149,7 @@ def explain(args: Args) -> None:
 
 
 def report(args: Args) -> None:
-    """Runs side by side: a page with scores, tests, curves, examples; or a table for a paper (.tex, .md, .csv, .json).
+    """Runs side by side: a page with scores, tests, curves, examples; or a table (.tex, .md, .csv, .json).
 
     rl4nlu report runs/a runs/b --out report.html scores.tex
     """

@@ -8,7 +8,7 @@ from .common import Args, example_of, paths, run_folder, settings_of
 
 
 def submit(args: Args) -> None:
-    """The zip for the GLUE or SuperGLUE server, from runs on the test splits.
+    """The zip for the GLUE or SuperGLUE server; from runs on the test splits.
 
     rl4nlu submit runs/cola-test runs/sst2-test --out glue.zip
     """
@@ -34,7 +34,7 @@ def submit(args: Args) -> None:
 
 
 def merge(args: Args) -> None:
-    """A model of its own from a run's base model and LoRA adapter, in a folder that needs no peft.
+    """Base model and LoRA adapter of a run as one plain model; nothing but transformers is needed to load it.
 
     rl4nlu merge runs/sst2-ppo --out sst2-model
     """
@@ -61,7 +61,7 @@ def merge(args: Args) -> None:
 
 
 def push(args: Args) -> None:
-    """A finished run to the Hugging Face hub: adapter, classifier or merged model, with card, settings, results.
+    """A finished run to the Hugging Face hub; adapter, classifier or merged model, with card, settings, results.
 
     rl4nlu push runs/sst2-ppo my-name/sst2-ppo --private
     """

@@ -26,7 +26,7 @@ def demo(args: Args) -> None:
 
 
 def evaluate(args: Args) -> None:
-    """Ask a model every row of a split: zero-shot, few-shot, or with a trained adapter.
+    """Ask a model every row: zero-shot, few-shot, or a trained run.
 
     rl4nlu evaluate --task glue/rte --model mini --data DIR --shots 5
     """
@@ -53,7 +53,7 @@ def sft(args: Args) -> None:
 
 
 def ppo(args: Args) -> None:
-    """PPO with LoRA and its kin: answers are actions, the reward compares them with the gold one.
+    """PPO with LoRA, and its kin; answers are actions, the reward compares them with the gold one.
 
     rl4nlu ppo --task glue/sst2 --model mini --data DIR --init runs/sst2-sft --out runs/sst2-ppo
     """
@@ -67,7 +67,7 @@ def ppo(args: Args) -> None:
 
 
 def classify(args: Args) -> None:
-    """A classification head on an encoder, or on a decoder with LoRA: the baseline.
+    """A classification head on an encoder or a decoder: the baseline.
 
     rl4nlu classify --task glue/rte --model google-bert/bert-base-uncased --out runs/rte-bert
     """
@@ -102,7 +102,7 @@ def predict(args: Args) -> None:
 
 
 def resume(args: Args) -> None:
-    """Go on with a run that was stopped or killed, to the end that it would have come to.
+    """Go on with a run that was stopped or killed; it ends as if it had been left alone.
 
     rl4nlu resume runs/sst2-ppo
     """
@@ -117,7 +117,7 @@ def resume(args: Args) -> None:
 
 
 def suite(args: Args) -> int:
-    """Tasks x methods x seeds from one file: the plan, all runs, one report; the same command goes on after a stop.
+    """Tasks x methods x seeds from one file: plan, runs, one report; the same command goes on after a stop.
 
     rl4nlu suite study.yaml --jobs 2
     """
