@@ -19,7 +19,7 @@ TYPOS = {
     "command": [
         ("evalute", "evaluate"),
         ("eval", "evaluate"),
-        ("ptrain", None),
+        ("xyzzy", None),
         ("pp", "ppo"),
         ("clasify", "classify"),
         ("clssify", "classify"),

@@ -92,13 +92,11 @@ def check(args: Args) -> None:
 
 
 def runs(args: Args) -> None:
-    """All runs in a folder, how far they are, and their scores; the newest last.
+    """All runs in a folder (runs/), how far they are, and their scores; the newest last.
 
-    rl4nlu runs
+    rl4nlu runs runs/demo-1
     """
-    if {"-h", "--help"} & set(args):
-        say.line(str(runs.__doc__).replace("rl4nlu runs", "rl4nlu runs [DIR...]"))
-        return
+    show_help(runs, args)
     folders, rest = paths(args)
     if rest:
         raise UserError(f"runs takes folders only, and {rest[0]!r} was given; leave it out")
@@ -116,9 +114,7 @@ def show(args: Args) -> None:
 
     rl4nlu show runs/sst2-ppo
     """
-    if {"-h", "--help"} & set(args):
-        say.line(str(show.__doc__))
-        return
+    show_help(show, args)
     if len(args) != 1 or args[0].startswith("-"):
         raise UserError(f"show needs the folder of one run: {example_of(show)}")
     from ..overview import curves, describe, next_command, read
