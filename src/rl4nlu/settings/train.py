@@ -42,7 +42,7 @@ class TrainSettings(PromptSettings):
     eval_limit: int | None = Field(None, gt=0)
     """At most N rows in the final evaluation."""
     track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
-    """Hand every logged step and the results on to a tracker, too; it cannot stop or change the run, nor make it wait."""
+    """Hand every logged step and the results to a tracker, too; it cannot stop or change the run, nor make it wait."""
     mixing: Literal["proportional", "sqrt", "equal"] = "proportional"
     """Of several tasks: how many rows of each, by its number of training rows, the root of it, or all alike."""
     mixture_cap: int | None = Field(None, gt=0)
@@ -190,6 +190,6 @@ class ClassifySettings(Settings):
     eval_limit: int | None = Field(None, gt=0)
     """At most N rows in the final evaluation."""
     track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
-    """Hand every logged step and the results on to a tracker, too; it cannot stop or change the run, nor make it wait."""
+    """Hand every logged step and the results to a tracker, too; it cannot stop or change the run, nor make it wait."""
     lora: LoraSettings = LoraSettings()
     """The adapter: rank, scale, dropout, modules."""
