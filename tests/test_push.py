@@ -251,7 +251,7 @@ def test_a_label_bias_goes_with_the_adapter(home, hub, tmp_path, capsys):
     assert policy.label_bias == {"own/tickets": (-1.0, -0.5)}
     capsys.readouterr()
     assert main(["push", str(tmp_path / "run"), REPO, "--merged"]) == 0
-    assert "which no weight can hold" in capsys.readouterr().out
+    assert "which no weight can hold" in " ".join(capsys.readouterr().err.split())
     assert b"no weight can hold that" in hub.repos[REPO]["files"]["README.md"]
 
 

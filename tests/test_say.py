@@ -124,7 +124,7 @@ def test_a_run_told_to_machines(here, tiny_model, capsys):
     assert main(["report", "run", "--out", "r.html", "--json"]) == 0
     *told, end = objects(capsys.readouterr().out)
     assert [(one["event"], one["metrics"]) for one in told] == [("result", saved["metrics"])]
-    assert end["page"] == "r.html"
+    assert end["files"] == ["r.html"]
     rows = [{"id": "a", "question": "Where is it?"}]
     (here / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["predict", "run", "--input", "rows.jsonl", "--output", "a.jsonl", "--json"]) == 0
