@@ -1,12 +1,17 @@
-"""Write docs/tasks.md and docs/cli.md from the code; with --check, only tell whether they are true."""
+"""Write docs/tasks.md, docs/cli.md and docs/api.md from the code; with --check, only tell whether they are true."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
+import rl4nlu
 from rl4nlu.cli import COMMANDS
 from rl4nlu.settings import COMMANDS as SETTINGS
 from rl4nlu.tasks import TASKS
@@ -41,6 +46,62 @@ def cli_page() -> str:
     return "\n".join(lines)
 
 
+def api_page() -> str:
+    """Every public name of the package, with its signature and docstring."""
+    lines = [MADE, "# Python", "", "What `import rl4nlu` gives. A tour of it: [howto/python.md](howto/python.md).", ""]
+    public = {name: getattr(rl4nlu, name) for name in rl4nlu.__all__}
+    for name, thing in sorted(public.items(), key=lambda one: (inspect.isclass(one[1]), one[0])):
+        lines += [f"## {name}", ""]
+        if not inspect.isclass(thing):
+            lines += _function(f"rl4nlu.{name}", thing)
+        elif issubclass(thing, BaseException):
+            lines += [f"An exception. {_text(thing)}", ""]
+        else:
+            lines += [_text(thing), "", *_members(thing)]
+    return "\n".join(lines)
+
+
+def _text(thing: Any) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").replace("\n\n", " ").replace("\n", " ")
+
+
+def _members(kind: type) -> Iterator[str]:
+    """Attributes with the string below each in the source, properties, methods."""
+    source = inspect.getsource(kind)
+    yield from ("| attribute | type | |", "|---|---|---|")
+    for name, said in re.findall(r'^    (\w+): [^\n]+\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL):
+        yield f"| `{name}` | `{_typed(kind.__annotations__[name])}` | {' '.join(said.split())} |"
+    methods = []
+    for name, member in vars(kind).items():
+        if isinstance(member, property):
+            given = _typed(inspect.signature(member.fget or len).return_annotation)
+            yield f"| `{name}` | `{given}` | {_text(member)} |"
+        elif inspect.isfunction(member) and not name.startswith("_"):
+            methods += [f"### {kind.__name__}.{name}", "", *_function(f"{kind.__name__.lower()}.{name}", member)]
+    yield from ("", *methods)
+
+
+def _typed(annotation: Any) -> str:
+    return str(annotation).replace("|", "or")  # a bar would end the table's cell
+
+
+def _function(name: str, function: Any) -> list[str]:
+    """Signature, what it does, and its arguments, returns and errors as lists."""
+    signature = inspect.signature(function)
+    shown = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
+    called = str(signature.replace(parameters=shown)).replace("'", "")
+    lines = ["```text", f"{name}{called}", "```", ""]
+    doc = inspect.cleandoc(function.__doc__ or "")
+    first, *parts = re.split(r"^(Args|Returns|Raises):\n", doc, flags=re.MULTILINE)
+    lines += [first.strip(), ""]
+    for head, body in zip(parts[::2], parts[1::2], strict=True):
+        lines += [f"{head}:", ""]
+        entries = re.sub(r"\n {5,}", " ", inspect.cleandoc(body)).splitlines()
+        named = [re.sub(r"^(\w+): ", r"`\1`: ", entry) for entry in entries if entry.strip()]
+        lines += [*(f"- {entry}" for entry in named), ""] if head != "Returns" else [" ".join(entries), ""]
+    return lines
+
+
 def _rows(kind: type[BaseModel], prefix: str = "") -> list[str]:
     rows = []
     for name, info in kind.model_fields.items():
@@ -55,7 +116,8 @@ def _rows(kind: type[BaseModel], prefix: str = "") -> list[str]:
 def main() -> int:
     """Write or check the pages. Returns 1 if --check finds one out of date."""
     stale = []
-    for path, text in ((DOCS / "tasks.md", tasks_page()), (DOCS / "cli.md", cli_page())):
+    pages = {"tasks.md": tasks_page(), "cli.md": cli_page(), "api.md": api_page()}
+    for path, text in ((DOCS / name, text) for name, text in pages.items()):
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(path.name)
             if "--check" not in sys.argv:
