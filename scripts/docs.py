@@ -48,7 +48,13 @@ def cli_page() -> str:
 
 def api_page() -> str:
     """Every public name of the package, with its signature and docstring."""
-    lines = [MADE, "# Python", "", "What `import rl4nlu` gives. A tour of it: [howto/python.md](howto/python.md).", ""]
+    lines = [
+        MADE,
+        "# Python",
+        "",
+        "What `import rl4nlu` gives. A tour of it: [Use it from Python](howto/python.md).",
+        "",
+    ]
     public = {name: getattr(rl4nlu, name) for name in rl4nlu.__all__}
     for name, thing in sorted(public.items(), key=lambda one: (inspect.isclass(one[1]), one[0])):
         lines += [f"## {name}", ""]
@@ -88,9 +94,14 @@ def _typed(annotation: Any) -> str:
 def _function(name: str, function: Any) -> list[str]:
     """Signature, what it does, and its arguments, returns and errors as lists."""
     signature = inspect.signature(function)
-    shown = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
-    called = str(signature.replace(parameters=shown)).replace("'", "")
-    lines = ["```text", f"{name}{called}", "```", ""]
+    shown = [one for one in signature.parameters.values() if one.name != "self"]
+    words = [str(one).replace("'", "") for one in shown]
+    named_only = [i for i, one in enumerate(shown) if one.kind is one.KEYWORD_ONLY]
+    if named_only and not any(one.kind is one.VAR_POSITIONAL for one in shown):
+        words.insert(named_only[0], "*")
+    broad = len(", ".join(words)) > 40  # then one argument a line
+    inside = "\n    " + ",\n    ".join(words) + "\n" if broad else ", ".join(words)
+    lines = ["```text", f"{name}({inside}) -> {signature.return_annotation}", "```", ""]
     doc = inspect.cleandoc(function.__doc__ or "")
     first, *parts = re.split(r"^(Args|Returns|Raises):\n", doc, flags=re.MULTILINE)
     lines += [first.strip(), ""]

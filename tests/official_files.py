@@ -58,7 +58,11 @@ JSONL: dict[str, Callable[[int], dict[str, Any]]] = {
         "passage": {
             "text": text(i, 20),
             "questions": [
-                {"idx": i, "question": text(i), "answers": [{"idx": 2 * i + k, "text": text(k), "label": k} for k in (0, 1)]}
+                {
+                    "idx": i,
+                    "question": text(i),
+                    "answers": [{"idx": 2 * i + k, "text": text(k), "label": k} for k in (0, 1)],
+                }
             ],
         },
     },

@@ -29,7 +29,9 @@ def test_a_task_of_ones_own_by_the_readme_alone(tmp_path, monkeypatch, capsys):
     """Its YAML as it stands there, a table with all that tables have, and its commands (with a few steps)."""
     monkeypatch.chdir(tmp_path)
     section = README.split("### Your own task")[1].split("###")[0]
-    (tmp_path / "tickets.yaml").write_text(section.split("```yaml title=\"tickets.yaml\"\n")[1].split("```")[0], encoding="utf-8")
+    (tmp_path / "tickets.yaml").write_text(
+        section.split('```yaml title="tickets.yaml"\n')[1].split("```")[0], encoding="utf-8"
+    )
     texts = ['He said: "twice charged", why?', "Where is it?\nIt never came.", "Größe 42 – ¡gracias! 🙂", ""]
     topics = ["billing", "delivery", "praise"]
     with (tmp_path / "tickets.csv").open("w", encoding="utf-8-sig", newline="") as file:

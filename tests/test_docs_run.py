@@ -1,8 +1,8 @@
 """Every command of the README and of docs/ is run, every example in Python too.
 
-A page is run from top to bottom in a folder of its own. What its blocks show with a title (```yaml title="tickets.yaml")
-is written there first. `DIR`, and what the hub would give, is a small made-up GLUE and SuperGLUE; models are tiny random
-ones of the same class; `shorter` says how runs are shortened, GIVEN what a page takes for granted.
+A page is run from top to bottom in a folder of its own. What its blocks show with a title (```yaml title="own.yaml")
+is written there first. `DIR`, and what the hub would give, is a small made-up GLUE and SuperGLUE; models are tiny
+random ones of the same class; `shorter` says how runs are shortened, GIVEN and BEFORE what a page takes for granted.
 """
 
 from __future__ import annotations
@@ -93,35 +93,39 @@ LONGEST_SUITE = 8
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, Path]:
-    """Where the made-up data and the tiny models are."""
+    """Where the made-up data and the tiny models are, and the demo's runs will be."""
     found = {kind: tmp_path_factory.mktemp(kind) for kind in set(MODELS.values())}
     for kind, folder in found.items():
         models_zoo.folder_of(kind, folder)
-    return {**found, "DIR": official_files.make(tmp_path_factory.mktemp("official"))}
+    return {
+        **found,
+        "DIR": official_files.make(tmp_path_factory.mktemp("official")),
+        "demo": tmp_path_factory.mktemp("demo") / "runs",
+    }
 
 
 def shorter(settings: Any, places: dict[str, Path]) -> Any:
     """The one rule by which what pages run is shortened.
 
-    Numbers are at most those of MOST; training reads 64 rows, evaluation asks 8 (of a test split all, since servers want
-    it whole); suites of more runs than LONGEST_SUITE are planned and not carried out; models and rows that would be
-    loaded from the hub are those of `places`.
+    Numbers are at most those of MOST; training reads 64 rows, evaluation asks 8 (of a test split all, since servers
+    want it whole); suites of more runs than LONGEST_SUITE are planned and not carried out; models and rows that would be
+    loaded from the hub are those of `places`. And the demo is run once for all pages (`run`).
     """
     kind, changes = type(settings).model_fields, {}
     for name, most in MOST.items():
         given = getattr(settings, name, None)
         if name in kind and (given is not None or name in ("max_steps", "eval_limit")):
             changes[name] = most if given is None else min(given, most)
-    if "limit" in kind and settings.split != "test":
-        changes["limit"] = min(settings.limit or 64, 64 if "max_steps" in kind else 8)
-    if "data" in kind and "task" in kind or isinstance(settings, SETTINGS["check"] | SuiteSettings):
+    if "limit" in kind:
+        most = 64 if "max_steps" in kind else 8
+        changes["limit"] = None if settings.split == "test" else min(settings.limit or most, most)
+    if ("data" in kind and "task" in kind) or isinstance(settings, SETTINGS["check"] | SuiteSettings):
         changes["data"] = settings.data or places["DIR"]
     if getattr(settings, "model", None) in MODELS:
         changes["model"] = str(places[MODELS[settings.model]])
-    if isinstance(settings, SuiteSettings) and settings.methods:
-        from rl4nlu.plan import make_plan
-
-        changes["dry_run"] = settings.dry_run or len(make_plan(settings).jobs) > LONGEST_SUITE
+    if isinstance(settings, SuiteSettings):
+        runs = len(settings.tasks) * len(settings.methods) * len(settings.seeds)
+        changes["dry_run"] = settings.dry_run or runs > LONGEST_SUITE
     return settings.model_copy(update=changes)
 
 
@@ -139,9 +143,13 @@ def reader(tmp_path, monkeypatch, places) -> Path:
     return folder
 
 
-def run(command: str, shown: dict[str, str]) -> None:
-    """A command line as a reader gives it; after `new` the file is filled in as the page shows it."""
+def run(command: str, shown: dict[str, str], demo: Path) -> None:
+    """A command line as a reader gives it; after `new` the file is filled in as the page shows it. The demo is copied
+    from `demo` if it was run for another page before."""
     words = words_of(command)
+    if words[1:] == ["demo"] and demo.is_dir():
+        shutil.copytree(demo, Path("runs") / "demo-1")
+        return
     if words[1] == "new":
         Path(words[3]).unlink(missing_ok=True)
     try:
@@ -151,6 +159,8 @@ def run(command: str, shown: dict[str, str]) -> None:
     assert not code, f"exit code {code}"
     if words[1] == "new" and words[3] in shown:
         Path(words[3]).write_text(shown[words[3]], encoding="utf-8")
+    if words[1:] == ["demo"]:
+        shutil.copytree(Path("runs") / "demo-1", demo)
 
 
 def name_of(page: Path) -> str:
@@ -158,14 +168,14 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_page_from_top_to_bottom(page, reader, capsys):
+def test_a_page_from_top_to_bottom(page, reader, places, capsys):
     found = blocks(page)
     shown = {block.title: block.text for block in found if block.title}
     for name, text in {**GIVEN.get(name_of(page), {}), **shown}.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")
     for command in BEFORE.get(name_of(page), []):
-        run(command, {})
+        run(command, {}, places["demo"])
     variables: dict[str, Any] = {"__name__": "__main__"}
     for block in found:
         steps = [(number, command) for number, command in block.commands if words_of(command)[0] == "rl4nlu"]
@@ -175,7 +185,7 @@ def test_a_page_from_top_to_bottom(page, reader, capsys):
             capsys.readouterr()
             try:
                 if command:
-                    run(command, shown)
+                    run(command, shown, places["demo"])
                 else:
                     exec(compile("\n" * (number - 1) + block.text, str(page), "exec"), variables)
             except (Exception, SystemExit) as wrong:
@@ -222,7 +232,9 @@ def flags_of(kind: Any) -> set[str]:
 def test_no_command_hides_where_it_is_not_run():
     """In an indented block, or in a block of a language that the tests do not run."""
     for page in PAGES:
-        hidden = re.findall(r"^(?: {4,}|\t)(?:rl4nlu|make|python) \S.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        hidden = re.findall(
+            r"^(?: {4,}|\t)(?:rl4nlu|make|python) \S.*$", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
         assert not hidden, f"{name_of(page)}: put this into a fenced block: {hidden[0].strip()}"
         for block in blocks(page):
             assert block.language in ("", "sh", "text", "python", "yaml", "csv", "json", "toml"), f"{page}:{block.line}"
