@@ -43,10 +43,17 @@ bench: .venv/installed       ## rl4nlu and its peers side by side, on the offici
 	test -d build/models/llama15m || $(BIN)/python benchmarks/models.py build/models --data $(DATA)
 	$(BIN)/python benchmarks/bench.py --data $(DATA) --model build/models/llama15m --environments build/peers --repeat $(REPEAT) --device $(DEVICE)
 
+docs: .venv/docs             ## the documentation as a site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.venv/docs: .venv/installed mkdocs.yml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 speed: .venv/installed       ## examples a second of every stage with the bundled model
 	$(BIN)/python benchmarks/speed.py
 
 real: .venv/installed        ## the table of docs/results.md, from the official files in DATA
 	$(BIN)/python scripts/real.py --data $(DATA)
 
-.PHONY: demo test test-slow faults soak fuzz check fix bench speed real
+.PHONY: demo test test-slow faults soak fuzz check fix bench docs speed real

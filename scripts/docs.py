@@ -1,13 +1,19 @@
-"""Write docs/tasks.md and docs/cli.md from the code; with --check, only tell whether they are true."""
+"""Write docs/tasks.md, cli.md, words.md and api.md from the code; with --check, only tell whether they are true."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
+import rl4nlu
 from rl4nlu.commands import COMMANDS, summary_of
+from rl4nlu.glossary import ESTIMATORS, EXIT_CODES, FILES, LOGGED, METRICS, RESULTS, STATES
 from rl4nlu.settings import COMMANDS as SETTINGS
 from rl4nlu.settings.describe import grouped
 from rl4nlu.tasks import TASKS
@@ -82,10 +88,96 @@ def _settings(kind: type[BaseModel]) -> list[str]:
     return lines
 
 
+def words_page() -> str:
+    """What the columns of the log, the entries of the results, states and exit codes mean."""
+    lines = [MADE, "# Words in logs and results", "", "Each is also told by `rl4nlu explain WORD`.", ""]
+    for title, words in {
+        "Columns of metrics.jsonl": LOGGED,
+        "Entries of results.json": RESULTS,
+        "Metrics": METRICS,
+        "Files of a run": FILES,
+        "States of a run": STATES,
+        "Exit codes": EXIT_CODES,
+        "Estimators": ESTIMATORS,
+    }.items():
+        lines += [f"## {title}", "", "| word | meaning |", "|---|---|"]
+        lines += [f"| `{word}` | {meaning.replace('|', '/')} |" for word, meaning in words.items()]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def api_page() -> str:
+    """Every public name of the package, with its signature and docstring."""
+    lines = [
+        MADE,
+        "# Python",
+        "",
+        "What `import rl4nlu` gives. A tour of it: [Use it from Python](howto/python.md).",
+        "",
+    ]
+    public = {name: getattr(rl4nlu, name) for name in rl4nlu.__all__}
+    for name, thing in sorted(public.items(), key=lambda one: (inspect.isclass(one[1]), one[0])):
+        lines += [f"## {name}", ""]
+        if not inspect.isclass(thing):
+            lines += _function(f"rl4nlu.{name}", thing)
+        elif issubclass(thing, BaseException):
+            lines += [f"An exception. {_text(thing)}", ""]
+        else:
+            lines += [_text(thing), "", *_members(thing)]
+    return "\n".join(lines)
+
+
+def _text(thing: Any) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").replace("\n\n", " ").replace("\n", " ")
+
+
+def _members(kind: type) -> Iterator[str]:
+    """Attributes with the string below each in the source, properties, methods."""
+    source = inspect.getsource(kind)
+    yield from ("| attribute | type | |", "|---|---|---|")
+    for name, said in re.findall(r'^    (\w+): [^\n]+\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL):
+        yield f"| `{name}` | `{_typed(kind.__annotations__[name])}` | {' '.join(said.split())} |"
+    methods = []
+    for name, member in vars(kind).items():
+        if isinstance(member, property):
+            given = _typed(inspect.signature(member.fget or len).return_annotation)
+            yield f"| `{name}` | `{given}` | {_text(member)} |"
+        elif inspect.isfunction(member) and not name.startswith("_"):
+            methods += [f"### {kind.__name__}.{name}", "", *_function(f"{kind.__name__.lower()}.{name}", member)]
+    yield from ("", *methods)
+
+
+def _typed(annotation: Any) -> str:
+    return str(annotation).replace("|", "or")  # a bar would end the table's cell
+
+
+def _function(name: str, function: Any) -> list[str]:
+    """Signature, what it does, and its arguments, returns and errors as lists."""
+    signature = inspect.signature(function)
+    shown = [one for one in signature.parameters.values() if one.name != "self"]
+    words = [str(one).replace("'", "") for one in shown]
+    named_only = [i for i, one in enumerate(shown) if one.kind is one.KEYWORD_ONLY]
+    if named_only and not any(one.kind is one.VAR_POSITIONAL for one in shown):
+        words.insert(named_only[0], "*")
+    broad = len(", ".join(words)) > 40  # then one argument a line
+    inside = "\n    " + ",\n    ".join(words) + "\n" if broad else ", ".join(words)
+    lines = ["```text", f"{name}({inside}) -> {signature.return_annotation}", "```", ""]
+    doc = inspect.cleandoc(function.__doc__ or "")
+    first, *parts = re.split(r"^(Args|Returns|Raises):\n", doc, flags=re.MULTILINE)
+    lines += [first.strip(), ""]
+    for head, body in zip(parts[::2], parts[1::2], strict=True):
+        lines += [f"{head}:", ""]
+        entries = re.sub(r"\n {5,}", " ", inspect.cleandoc(body)).splitlines()
+        named = [re.sub(r"^(\w+): ", r"`\1`: ", entry) for entry in entries if entry.strip()]
+        lines += [*(f"- {entry}" for entry in named), ""] if head != "Returns" else [" ".join(entries), ""]
+    return lines
+
+
 def main() -> int:
     """Write or check the pages. Returns 1 if --check finds one out of date."""
     stale = []
-    for path, text in ((DOCS / "tasks.md", tasks_page()), (DOCS / "cli.md", cli_page())):
+    pages = {"tasks.md": tasks_page(), "cli.md": cli_page(), "words.md": words_page(), "api.md": api_page()}
+    for path, text in ((DOCS / name, text) for name, text in pages.items()):
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(path.name)
             if "--check" not in sys.argv:

@@ -70,3 +70,33 @@ def tiny_folder(folder: Path) -> Path:
     tf.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def folder_of(kind: str, folder: Path) -> Path:
+    """A tiny random model as a folder that --model takes: of a class in CONFIGS, with the bundled tokenizer and a chat
+    template; or of class bert."""
+    if kind == "bert":
+        return bert_folder(folder)
+    tokenizer = tf.AutoTokenizer.from_pretrained(mini_folder())
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+    torch.manual_seed(0)
+    config = CONFIGS[kind]()
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config.update({"vocab_size": len(tokenizer), "max_position_embeddings": 1024, **ends})
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def bert_folder(folder: Path) -> Path:
+    """A random BERT of two layers, with a WordPiece vocabulary of the letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tf.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = tf.BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    tf.BertModel(config).save_pretrained(folder)
+    return folder

@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import save_file
 from scipy.special import log_softmax
 
+from models_zoo import bert_folder
 from rl4nlu import data
 from rl4nlu.classifier import Classifier, ask, is_decoder, load_classifier, restore
 from rl4nlu.config import validate
@@ -26,18 +27,7 @@ from rl4nlu.tasks import Example, find
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
-    """A random BERT of two layers, with a WordPiece vocabulary of the letters."""
-    folder = tmp_path_factory.mktemp("bert")
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+    return bert_folder(tmp_path_factory.mktemp("bert"))
 
 
 def settings(model: Path | str, **values) -> ClassifySettings:
