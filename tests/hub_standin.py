@@ -7,12 +7,19 @@ interface of Git LFS with its upload and verification, commits as lines of JSON,
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
 
 TOKEN = "hf_" + "standin" * 4
 
@@ -47,6 +54,30 @@ class Standin:
 
     def sha(self, name: str) -> str:
         return hashlib.sha1(f"{name} {self.repos[name]['commits']}".encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def taken_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
+    """Within this block the client takes a stand-in for the hub, and its token for the user's."""
+    with Standin() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        huggingface_hub.utils._http.close_session()
+        yield server
+    huggingface_hub.utils._http.close_session()
+
+
+def download(hub: Standin, folder: Path, repo: str) -> Path:
+    """A repository as a folder."""
+    for path, content in hub.repos[repo]["files"].items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
 
 
 class _Handler(BaseHTTPRequestHandler):

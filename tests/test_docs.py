@@ -21,8 +21,10 @@ def test_the_map_names_every_file():
     for path in sorted((ROOT / "src" / "rl4nlu").glob("*.py")):
         if not path.name.startswith("__"):
             assert re.search(rf"\b{path.name}\b", drawn), f"{path.name} is not on the README's map"
+    places = ("src", "tests", "scripts", "benchmarks")  # not the virtual environment, which has files of every name
+    there = {path.stem for place in places for path in (ROOT / place).rglob("*.py")}
     for name in re.findall(r"\b(\w+)\.py\b", drawn):
-        assert list(ROOT.glob(f"**/{name}.py")), f"the README's map shows {name}.py, which is not there"
+        assert name in there, f"the README's map shows {name}.py, which is not there"
 
 
 def test_a_task_of_ones_own_by_the_readme_alone(tmp_path, monkeypatch, capsys):

@@ -17,11 +17,12 @@ import pytest
 import models_zoo
 import official_files
 from doc_blocks import PAGES, ROOT, blocks, spans, words_of
+from hub_standin import Standin, download, taken_for_the_hub
 from rl4nlu import config
 from rl4nlu.cli import COMMANDS, main
 from rl4nlu.config import names
 from rl4nlu.settings import COMMANDS as SETTINGS
-from rl4nlu.settings import SuiteSettings
+from rl4nlu.settings import PushSettings, SuiteSettings
 
 MODELS = {
     "mini": "llama",
@@ -61,6 +62,7 @@ GIVEN: dict[str, dict[str, str]] = {
         "new.csv": "body\nWhere is my parcel?\n",
         "study.yaml": (ROOT / "configs" / "study.yaml").read_text(encoding="utf-8"),
     },
+    "docs/sharing.md": {"rows.jsonl": '{"sentence": "a fine film"}\n'},
     "docs/cli.md": {
         "rows.jsonl": '{"sentence": "a fine film"}\n',
         "train.csv": OWN,
@@ -70,7 +72,9 @@ GIVEN: dict[str, dict[str, str]] = {
 """Page -> files that its reader has already."""
 BEFORE = {
     "README.md": ["rl4nlu sft --task glue/rte --model mini --data DIR --out runs/rte-sft"],
+    "docs/sharing.md": ["rl4nlu ppo --task glue/sst2 --model mini --data DIR --estimator rloo --out runs/sst2-ppo"],
     "docs/cli.md": [
+        "rl4nlu sft --task glue/sst2 --model mini --data DIR --out runs/sst2-ppo",
         "rl4nlu evaluate --task mini/sentiment --model mini --out runs/a",
         "rl4nlu evaluate --task mini/sentiment --model mini --shots 2 --out runs/b",
         "rl4nlu evaluate --task glue/cola --model mini --data DIR --split test --out runs/cola-test",
@@ -89,6 +93,8 @@ MOST = {
     "answer_tokens": 8,
 }
 LONGEST_SUITE = 8
+HUB_MODEL = "some-lab/small-llama"
+"""A model that the stand-in of the hub has."""
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +129,20 @@ def shorter(settings: Any, places: dict[str, Path]) -> Any:
         changes["data"] = settings.data or places["DIR"]
     if getattr(settings, "model", None) in MODELS:
         changes["model"] = str(places[MODELS[settings.model]])
+    if isinstance(settings, PushSettings) and not settings.merged:
+        changes["base"] = settings.base or HUB_MODEL  # runs name a folder here, where pages name a model of the hub
     if isinstance(settings, SuiteSettings):
         runs = len(settings.tasks) * len(settings.methods) * len(settings.seeds)
         changes["dry_run"] = settings.dry_run or runs > LONGEST_SUITE
     return settings.model_copy(update=changes)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the hub."""
+    with taken_for_the_hub(monkeypatch) as server:
+        server.make(HUB_MODEL)
+        yield server
 
 
 @pytest.fixture
@@ -163,12 +179,20 @@ def run(command: str, shown: dict[str, str], demo: Path) -> None:
         shutil.copytree(Path("runs") / "demo-1", demo)
 
 
+def fetch(hub: Standin, command: str, places: dict[str, Path]) -> None:
+    """`hf download NAME --local-dir FOLDER`, from the stand-in; its base model is found on this machine."""
+    _, _, name, _, folder = words_of(command)
+    there = download(hub, Path(folder), name)
+    for file in (there / "config.yaml", there / "adapter_config.json"):
+        file.write_text(file.read_text(encoding="utf-8").replace(HUB_MODEL, str(places["llama"])), encoding="utf-8")
+
+
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_page_from_top_to_bottom(page, reader, places, capsys):
+def test_a_page_from_top_to_bottom(page, reader, places, hub, capsys):
     found = blocks(page)
     shown = {block.title: block.text for block in found if block.title}
     for name, text in {**GIVEN.get(name_of(page), {}), **shown}.items():
@@ -178,13 +202,15 @@ def test_a_page_from_top_to_bottom(page, reader, places, capsys):
         run(command, {}, places["demo"])
     variables: dict[str, Any] = {"__name__": "__main__"}
     for block in found:
-        steps = [(number, command) for number, command in block.commands if words_of(command)[0] == "rl4nlu"]
+        steps = [(number, command) for number, command in block.commands if words_of(command)[0] in ("rl4nlu", "hf")]
         if block.language == "python" and not block.title:
             steps = [(block.line, "")]
         for number, command in steps:
             capsys.readouterr()
             try:
-                if command:
+                if command.startswith("hf download"):
+                    fetch(hub, command, places)
+                elif command:
                     run(command, shown, places["demo"])
                 else:
                     exec(compile("\n" * (number - 1) + block.text, str(page), "exec"), variables)
@@ -214,7 +240,7 @@ def test_lines_of_other_programs(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_flags_in_the_text_are_known(page):
     known = {flag: flags_of(kind) for flag, kind in SETTINGS.items()}
-    everywhere = set().union(*known.values()) | {"--help", "--debug", "--version"}
+    everywhere = set().union(*known.values()) | {"--help", "--help-all", "--json", "--debug", "--version"}
     for span in spans(page):
         if span.startswith("rl4nlu "):
             command = span.split()[1]

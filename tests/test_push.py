@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 import transformers as tf
@@ -20,7 +19,7 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from peft import PeftModel
 
-from hub_standin import TOKEN, Standin
+from hub_standin import TOKEN, download, taken_for_the_hub
 from rl4nlu.classifier import restore
 from rl4nlu.cli import main
 from rl4nlu.config import validate
@@ -51,31 +50,14 @@ def home(tmp_path_factory):
 @pytest.fixture
 def hub(home, monkeypatch):
     """The stand-in, which the client takes for the hub; nobody's settings of this machine count."""
-    with Standin() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with taken_for_the_hub(monkeypatch) as server:
         monkeypatch.setenv("HOME", str(home))
         server.make(BASE)
-        huggingface_hub.utils._http.close_session()
         yield server
-    huggingface_hub.utils._http.close_session()
 
 
 def push(home: Path, *args: str, repo: str = REPO) -> int:
     return main(["push", str(home / "run"), repo, "--base", BASE, *args])
-
-
-def download(hub: Standin, folder: Path, repo: str = REPO) -> Path:
-    """A repository as a folder."""
-    for path, content in hub.repos[repo]["files"].items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
 
 
 def test_what_arrives_is_what_is_meant(home, hub, tmp_path, capsys):
@@ -122,7 +104,7 @@ def test_what_arrives_is_what_is_meant(home, hub, tmp_path, capsys):
 
 def test_it_loads_with_plain_peft_and_with_this_program(home, hub, tmp_path, capsys, monkeypatch):
     assert push(home) == 0
-    there = download(hub, tmp_path / "there")
+    there = download(hub, tmp_path / "there", REPO)
     base = tf.AutoModelForCausalLM.from_pretrained(home / "model", dtype=torch.float32)
     plain = PeftModel.from_pretrained(base, there).eval()
     ours = load_policy(str(home / "model"), adapter=home / "run")
@@ -174,7 +156,7 @@ def test_a_merged_model(home, hub, tmp_path):
     )
     assert not [path for path in hub.repos[REPO]["files"] if "adapter" in path]
     assert not [path for path in (home / "run").iterdir() if path.name.startswith("merged")]
-    there = download(hub, tmp_path / "there")
+    there = download(hub, tmp_path / "there", REPO)
     plain = tf.AutoModelForCausalLM.from_pretrained(there).eval()
     assert plain.config.model_type == "llama"
     text = (there / "README.md").read_text()
@@ -188,7 +170,7 @@ def test_a_classifier(tune, hub, tmp_path, capsys):
     run, _ = classify.classify(validate(ClassifySettings, {**values, "out": tmp_path / "run"}))
     more = [] if tune == "full" else ["--merged"]
     assert main(["push", str(run.path), REPO, *more]) == 0
-    there = download(hub, tmp_path / "there")
+    there = download(hub, tmp_path / "there", REPO)
     tf.pipeline("text-classification", str(there))("Where is it?")
     ours = restore(run.path, find("mini/question"), "cpu", "float32").model
     theirs = restore(there, find("mini/question"), "cpu", "float32").model
@@ -246,7 +228,7 @@ def test_a_label_bias_goes_with_the_adapter(home, hub, tmp_path, capsys):
     shutil.copytree(home / "run", tmp_path / "run")
     (tmp_path / "run/label_bias.json").write_text(json.dumps({"own/tickets": [-1.0, -0.5]}))
     assert main(["push", str(tmp_path / "run"), REPO, "--base", BASE]) == 0
-    there = download(hub, tmp_path / "there")
+    there = download(hub, tmp_path / "there", REPO)
     policy = load_policy(str(home / "model"), adapter=there)
     assert policy.label_bias == {"own/tickets": (-1.0, -0.5)}
     capsys.readouterr()
