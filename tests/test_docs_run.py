@@ -108,8 +108,8 @@ def shorter(settings: Any, places: dict[str, Path]) -> Any:
     """The one rule by which what pages run is shortened.
 
     Numbers are at most those of MOST; training reads 64 rows, evaluation asks 8 (of a test split all, since servers
-    want it whole); suites of more runs than LONGEST_SUITE are planned and not carried out; models and rows that would be
-    loaded from the hub are those of `places`. And the demo is run once for all pages (`run`).
+    want it whole); suites of more runs than LONGEST_SUITE are planned and not carried out; models and rows that would
+    be loaded from the hub are those of `places`. And the demo is run once for all pages (`run`).
     """
     kind, changes = type(settings).model_fields, {}
     for name, most in MOST.items():
@@ -214,7 +214,7 @@ def test_lines_of_other_programs(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_flags_in_the_text_are_known(page):
     known = {flag: flags_of(kind) for flag, kind in SETTINGS.items()}
-    everywhere = set().union(*known.values()) | {"--help", "--debug", "--version"}
+    everywhere = set().union(*known.values()) | {"--help", "--help-all", "--json", "--debug", "--version"}
     for span in spans(page):
         if span.startswith("rl4nlu "):
             command = span.split()[1]
