@@ -46,7 +46,7 @@ bench: .venv/installed       ## rl4nlu and its peers side by side, on the offici
 docs: .venv/docs             ## the documentation as a site in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-.venv/docs: .venv/installed mkdocs.yml
+.venv/docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
