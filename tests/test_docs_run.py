@@ -22,7 +22,7 @@ from rl4nlu import config
 from rl4nlu.cli import COMMANDS, main
 from rl4nlu.config import names
 from rl4nlu.settings import COMMANDS as SETTINGS
-from rl4nlu.settings import PushSettings, SuiteSettings
+from rl4nlu.settings import SuiteSettings
 
 MODELS = {
     "mini": "llama",
@@ -37,6 +37,8 @@ MODELS = {
 }
 """Models that pages name -> the class of the tiny one in their place."""
 
+RUN = ("rl4nlu", "hf")
+"""Programs whose lines are run; of hf what the stand-in of the hub can do."""
 OTHERS = {
     "pip install .": "would change the environment that the tests run in",
     "python benchmarks/": "measures for minutes on the official files; that the script is there is checked",
@@ -74,7 +76,6 @@ BEFORE = {
     "README.md": ["rl4nlu sft --task glue/rte --model mini --data DIR --out runs/rte-sft"],
     "docs/sharing.md": ["rl4nlu ppo --task glue/sst2 --model mini --data DIR --estimator rloo --out runs/sst2-ppo"],
     "docs/cli.md": [
-        "rl4nlu sft --task glue/sst2 --model mini --data DIR --out runs/sst2-ppo",
         "rl4nlu evaluate --task mini/sentiment --model mini --out runs/a",
         "rl4nlu evaluate --task mini/sentiment --model mini --shots 2 --out runs/b",
         "rl4nlu evaluate --task glue/cola --model mini --data DIR --split test --out runs/cola-test",
@@ -129,8 +130,6 @@ def shorter(settings: Any, places: dict[str, Path]) -> Any:
         changes["data"] = settings.data or places["DIR"]
     if getattr(settings, "model", None) in MODELS:
         changes["model"] = str(places[MODELS[settings.model]])
-    if isinstance(settings, PushSettings) and not settings.merged:
-        changes["base"] = settings.base or HUB_MODEL  # runs name a folder here, where pages name a model of the hub
     if isinstance(settings, SuiteSettings):
         runs = len(settings.tasks) * len(settings.methods) * len(settings.seeds)
         changes["dry_run"] = settings.dry_run or runs > LONGEST_SUITE
@@ -163,6 +162,8 @@ def run(command: str, shown: dict[str, str], demo: Path) -> None:
     """A command line as a reader gives it; after `new` the file is filled in as the page shows it. The demo is copied
     from `demo` if it was run for another page before."""
     words = words_of(command)
+    if words[1] == "push" and (Path(words[2]) / "adapter").is_dir() and "--merged" not in words:
+        words += ["--base", HUB_MODEL]  # the run names a folder here, where the page's reader has a model of the hub
     if words[1:] == ["demo"] and demo.is_dir():
         shutil.copytree(demo, Path("runs") / "demo-1")
         return
@@ -202,7 +203,7 @@ def test_a_page_from_top_to_bottom(page, reader, places, hub, capsys):
         run(command, {}, places["demo"])
     variables: dict[str, Any] = {"__name__": "__main__"}
     for block in found:
-        steps = [(number, command) for number, command in block.commands if words_of(command)[0] in ("rl4nlu", "hf")]
+        steps = [(number, command) for number, command in block.commands if words_of(command)[0] in RUN]
         if block.language == "python" and not block.title:
             steps = [(block.line, "")]
         for number, command in steps:
@@ -231,7 +232,7 @@ def test_lines_of_other_programs(page):
                 assert words[1] in targets, f"{where}: the Makefile makes no {words[1]}"
             elif extra := re.fullmatch(r"pip install '(?:rl4nlu|\.)\[(\w+)\]'", command):
                 assert extra[1] in extras, f"{where}: pyproject.toml has no extra {extra[1]}"
-            elif words[0] != "rl4nlu":
+            elif words[0] not in RUN:
                 assert any(map(command.startswith, OTHERS)), f"{where}: neither run nor in OTHERS: {command}"
                 scripts = [word for word in words if word.endswith(".py")]
                 assert all((ROOT / script).is_file() for script in scripts), f"{where}: no such script"
