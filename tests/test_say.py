@@ -95,6 +95,15 @@ def test_a_line_is_never_wider_than_it_may_be():
     assert len(plain_line("t" * 200, 1, 10**6, notes, 1e6, 1e6)) == 100
 
 
+@pytest.mark.parametrize("title", ["ppo mini/sentiment", "ppo superglue/multirc", "ppo 12 tasks, proportional"])
+def test_a_line_keeps_its_title_and_the_figures_that_matter(title):
+    line = plain_line(title, 1000, 1000, NOTES, 5000.0, 3022.0)
+    assert line.startswith(f"{title}  1000/1000  reward -0.53  acc")
+    assert line.endswith("50 min left")
+    short = plain_line(title, 7, 10, {"loss": 0.25}, 3.0, 1.0)
+    assert short == f"{title}  7/10  loss 0.25  3 s, 1 s left"
+
+
 # -- for machines ------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ CELL, TITLE = 7, 34
 WORDS = {"examples_per_second": "examples/s", "kl": "KL"}
 SHORT = {**WORDS, "examples_per_second": "ex/s"}
 """On a terminal, where all figures have to stand in 80 columns."""
+SHORTEST = {**SHORT, "accuracy": "acc", "unparsable": "unparsed"}
 
 
 class Meter:
@@ -124,13 +125,21 @@ class Meter:
 def plain_line(
     title: str, done: int, total: int, notes: Mapping[str, float], seconds: float, left: float | None
 ) -> str:
-    """A line of progress in a file, of `say.WIDTH` columns at most."""
-    shown = "  ".join(f"{WORDS.get(name, name)} {figure(value)}" for name, value in notes.items())
-    rest = f"{done:>{len(str(total))}}/{total}  {shown}{'  ' if shown else ''}{lasting(seconds)}"
-    if left is not None:
-        rest += f", {lasting(left)} left"
-    room = say.WIDTH - len(rest) - 2
-    return f"{title if len(title) <= room else title[: max(0, room - 1)] + '…'}  {rest}"[: say.WIDTH]
+    """A line of progress in a file, of `say.WIDTH` columns at most: where all would be longer, first the seconds so far
+    are left out, then names are shortened, then the last figures are left out, and last the title is cut."""
+    count = f"{done}/{total}"
+    so_far, to_come = lasting(seconds), "" if left is None else f"{lasting(left)} left"
+    times, shortest = ", ".join(filter(None, (so_far, to_come))), to_come or so_far
+
+    def parts(words: Mapping[str, str], shown: int, times: str) -> str:
+        figures = [f"{words.get(name, name)} {figure(value)}" for name, value in list(notes.items())[:shown]]
+        return "  ".join([title, count, *figures, times])
+
+    all_of_them = len(notes)
+    tries = [(WORDS, all_of_them, times), (WORDS, all_of_them, shortest)]
+    tries += [(SHORTEST, shown, shortest) for shown in range(all_of_them, -1, -1)]
+    lines = [parts(*one) for one in tries]
+    return next((line for line in lines if len(line) <= say.WIDTH), lines[-1][: say.WIDTH])
 
 
 def figure(value: float) -> str:
