@@ -16,6 +16,7 @@ from scipy.special import log_softmax
 from models_zoo import bert_folder
 from rl4nlu import data
 from rl4nlu.classifier import Classifier, ask, is_decoder, load_classifier, restore
+from rl4nlu.cli import main
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
 from rl4nlu.methods import classify, sft
@@ -274,3 +275,12 @@ def test_minilm_on_mrpc(tmp_path, real_data):
     _, (result,) = classify.classify(settings("minilm", **values))
     assert result["metrics"]["f1"] >= 0.85
     assert result["metrics"]["accuracy"] >= 0.78
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sft", "ppo"])
+def test_an_encoder_is_no_decoder(command, tiny_bert, tmp_path, capsys):
+    """It would load as one, and answer."""
+    words = [command, "--task", "mini/question", "--model", str(tiny_bert), "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "bert is an encoder, which writes no answers; use it with: rl4nlu classify" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

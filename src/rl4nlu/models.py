@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from . import files, say
@@ -183,6 +184,10 @@ def load_base(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
         raise UserError(cannot_load(name, wrong, "a causal language model")) from None
     if model.get_output_embeddings() is None:
         raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
+    # encoders load as one too, and answer with nonsense: they see what follows
+    if model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(model.config, "is_decoder", False):
+        kind = model.config.model_type
+        raise UserError(f"--model {name}: {kind} is an encoder, which writes no answers; use it with: rl4nlu classify")
     return model, tokenizer
 
 
