@@ -1,7 +1,7 @@
 """How long a user waits before anything happens:  python benchmarks/startup.py [--repeat N]
 
-Seconds of wall clock of whole commands as processes of their own, the median of N after a first one that is left out. Run
-it on a machine with nothing else to do.
+Seconds of wall clock of whole commands as processes of their own, the median of N after a first one that is left out.
+Run it on a machine with nothing else to do.
 """
 
 from __future__ import annotations
