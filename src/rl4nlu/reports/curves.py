@@ -149,7 +149,9 @@ def reliability(found: Calibration, head: str, colour: str, salt: str) -> Pictur
     axis.plot([0, 1], [0, 1], color="#8b95a3", linewidth=0.8, linestyle="--")
     axis.bar(found.confidence_M, np.array(found.count_M) / found.n, width=0.06, color="#d3dae3")
     spans = [accuracy_M - found.low_M, found.high_M - accuracy_M]
-    axis.errorbar(found.confidence_M, accuracy_M, np.maximum(spans, 0), fmt="-", color=colour, linewidth=1.2)
+    axis.errorbar(
+        found.confidence_M, accuracy_M, np.maximum(spans, 0), fmt=".-", markersize=5, color=colour, linewidth=1.2
+    )
     axis.set_xlim(0, 1.03)
     axis.set_ylim(0, 1.03)
     return Picture(f"reliability of {head}", _svg(figure, salt))
