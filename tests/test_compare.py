@@ -9,7 +9,18 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from rl4nlu.compare import AVERAGES, Difference, average, bootstrap_p, compare, holm, interval, mcnemar
+from rl4nlu.compare import (
+    AVERAGES,
+    Difference,
+    average,
+    bootstrap_p,
+    compare,
+    difference_of_means,
+    holm,
+    interval,
+    mcnemar,
+    welch,
+)
 from rl4nlu.metrics import Outcome
 from rl4nlu.tasks import TASKS, Example, find
 
@@ -147,8 +158,58 @@ def test_several_seeds_are_drawn_too():
 
     (alone,) = compare(task, {"a": [seed(0.7)], "b": [seed(0.7)]})
     (apart,) = compare(task, {"a": [seed(s) for s in (0.5, 0.7, 0.9)], "b": [seed(s) for s in (0.5, 0.7, 0.9)]})
-    assert apart.test == "paired bootstrap"
+    assert apart.test == "t over rows and seeds"
     assert apart.high - apart.low > 3 * (alone.high - alone.low)
+
+
+def test_few_seeds_raise_no_more_alarms_than_they_should(monkeypatch):
+    """No true difference, three seeds that differ more than the rows: about one in twenty is called real."""
+    monkeypatch.setattr("rl4nlu.compare.RESAMPLES", 60)
+    task, rng = find("glue/rte"), np.random.default_rng(11)
+    golds = rng.choice(task.labels, 150).tolist()
+
+    def method():
+        shares = np.clip(rng.normal(0.7, 0.08, 3), 0, 1)
+        return [
+            rows(task, golds, [g if ok else None for g, ok in zip(golds, rng.random(150) < s, strict=True)])
+            for s in shares
+        ]
+
+    alarms = sum(compare(task, {"a": method(), "b": method()})[0].real for _ in range(80))
+    assert alarms <= 10  # 4 expected; 11 or more come about once in 600
+
+
+def test_welch_is_scipys():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(0.3, 1, 5), rng.normal(0, 3, 8)
+    theirs = stats.ttest_ind(a, b, equal_var=False)
+    low, high, p = welch(a.mean() - b.mean(), [(a.var(ddof=1) / 5, 4), (b.var(ddof=1) / 8, 7)])
+    assert p == pytest.approx(theirs.pvalue)
+    assert (low, high) == pytest.approx(tuple(theirs.confidence_interval()))
+
+
+def test_methods_on_other_rows_do_not_keep_the_rest_from_being_compared():
+    task = find("glue/rte")
+    some, others = rows(task, ["entailment"] * 20, ["entailment"] * 20), rows(task, ["entailment"] * 30, [None] * 30)
+    found = compare(task, {"other": [others], "a": [some], "b": [some]})
+    assert [(one.a, one.b) for one in found] == [("a", "b")]
+
+
+def test_seeds_of_different_tasks_have_nothing_in_common():
+    """Opposite orders of the seeds on two tasks must not make their mean surer than it is."""
+    rng, parts = np.random.default_rng(5), []
+    for name, shares in (("glue/rte", (0.5, 0.7, 0.9)), ("glue/wnli", (0.9, 0.7, 0.5))):
+        task = find(name)
+        golds = rng.choice(task.labels, 200).tolist()
+
+        def seed(share, task=task, golds=golds):
+            return rows(task, golds, [g if ok else None for g, ok in zip(golds, rng.random(200) < share, strict=True)])
+
+        parts += compare(task, {"a": [seed(s) for s in shares], "b": [seed(0.65)]})
+    (mean,) = difference_of_means(parts, 2)
+    spread = sum(variance for one in parts for variance, _ in one.parts) / 4
+    assert mean.high - mean.low > 2 * 1.96 * spread**0.5
+    assert not mean.real
 
 
 # -- averages: rows of the public leaderboards, which round to one digit ----------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from rl4nlu.reports import collect, differences, write
+from rl4nlu.reports.views import columns_of
 from rl4nlu.tables import averages, grid, heads, print_differences, print_table
 from rl4nlu.tasks import find
 from runs_made import make_run, result
@@ -109,6 +110,49 @@ def test_page_and_terminal_say_which_are_real(runs, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "may be chance" in out
     assert "+30.0" in out
+
+
+def test_runs_of_one_name_and_runs_of_one_score_stay_apart(tmp_path):
+    golds = [find("glue/rte").labels[0]] * 10
+    other = find("glue/rte").labels[1]
+    made = {"A/sft": 8, "B/sft": 6, "C/sft": 6, "D/sft": 8}
+    for name, right in made.items():
+        said = golds[:right] + [other] * (10 - right)
+        make_run(tmp_path / name, "glue/rte", "sft", said[::-1] if name.startswith("C") else said, golds)
+    runs = collect([tmp_path / name for name in made])
+    # D gives A's answers: the same state measured twice; B and C are as good, and not the same
+    found = {column.head: column.results[0]["metrics"]["accuracy"] for column in columns_of(runs)}
+    assert found == {"sft (A/sft)": 0.8, "sft (B/sft)": 0.6, "sft (C/sft)": 0.6, "sft (D/sft)": 0.8}
+    same = collect([tmp_path / "A" / "sft", tmp_path / "D" / "sft"])
+    assert [column.head for column in columns_of(same)] == ["sft"]
+
+
+def test_rows_without_gold_labels_beside_some_with(tmp_path):
+    golds = [find("glue/rte").labels[0]] * 10
+    make_run(tmp_path / "dev", "glue/rte", "sft", golds, golds)
+    make_run(tmp_path / "test", "glue/rte", "sft", golds, golds, metrics={}, stderr={})
+    runs = collect([tmp_path / "dev", tmp_path / "test"])
+    for kind in (".html", ".json", ".md", ".csv", ".tex"):
+        write(runs, tmp_path / f"r{kind}", differences(runs))
+    assert [column.head for column in columns_of(runs)] == ["sft"]
+
+
+def test_seeds_on_other_rows_are_a_column_of_their_own():
+    assert heads([result(seed=0), result(seed=1), result(seed=2, n=10, value=0.5)]) == [
+        "sft (100 rows)",
+        "sft (100 rows)",
+        "sft (10 rows)",
+    ]
+
+
+def test_an_average_of_one_seed_and_of_several():
+    rows = [result("glue/rte", value=v, seed=s) for s, v in enumerate((0.6, 0.7, 0.8))]
+    rows.append(result("glue/wnli", value=0.7, stderr={"accuracy": 0.03}))
+    cell = averages(rows)["average"]["sft"]
+    a, b = 0.1**2 / 3, 0.03**2  # variances of the two means; two degrees of freedom behind the first
+    df = (a + b) ** 2 / (a**2 / 2)
+    assert cell.error == pytest.approx(stats.t.ppf(0.975, df) * ((a + b) ** 0.5) / 2)
+    assert cell.text.startswith("70.0 [")
 
 
 def test_methods_on_other_rows_are_not_compared(runs, tmp_path):

@@ -4,13 +4,14 @@ benchmarks' own averages. scipy is imported where it is needed, so that a mistak
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from .metrics import METRICS, Judged, Outcome
-from .seeding import generator
 from .tasks import Task
 
 RESAMPLES = 1000
@@ -45,10 +46,18 @@ class Difference:
     p: float
     """Two-sided, of `test`; after `holm` adjusted for all differences that are reported together."""
     test: str
+    parts: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    """What makes the difference uncertain: (variance, degrees of freedom) of the rows, and of each method's seeds."""
     draws_R: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
-    """The difference in each draw of the bootstrap."""
+    """The difference in each draw of the bootstrap; empty where a method has several seeds."""
     documents: int = field(default=0, repr=False)
     """How many were drawn from."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As plain values, for files and other programs."""
+        names = ("task", "a", "b", "delta", "low", "high", "p", "test", "real")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def real(self) -> bool:
@@ -68,48 +77,80 @@ def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
 
 
 def compare(task: Task, runs: Mapping[str, Sequence[Sequence[Outcome]]]) -> list[Difference]:
-    """Every two methods on the rows that all their runs share.
+    """Every two methods that were asked the same rows.
 
-    The paired bootstrap draws documents (and seeds, where a method has several), the same ones for both methods. The p
-    is McNemar's where the metric is accuracy over independent rows and each has one run, else the bootstrap's.
+    Of single runs the paired bootstrap draws documents, the same ones for both methods, and p is McNemar's where the
+    metric is accuracy over independent rows, else the bootstrap's. Where a method has several seeds, what varies with
+    the rows (by the bootstrap, the seeds at hand) and what varies with the seeds add up, and the difference is measured
+    by Student's t (see `welch`): with two or three seeds a bootstrap of seeds would be far too sure.
 
     Args:
         task: the task.
         runs: method -> the judged rows of each of its runs (seeds).
 
     Returns:
-        The differences; none where the runs were made on other rows.
+        The differences; none where no two methods have the same rows.
     """
-    aligned = _aligned(runs)
+    return [one for group in same_rows(runs) for one in _compare(task, group)]
+
+
+def _compare(task: Task, aligned: Mapping[str, Sequence[Sequence[Outcome]]]) -> list[Difference]:
+    """Every two of some methods on the same rows in the same order."""
     if len(aligned) < 2:
         return []
     first = next(iter(aligned.values()))[0]
     draws = Judged(task, first).draws(RESAMPLES, "compare")
-    metric = task.metrics[0]
+    metric, documents = task.metrics[0], len(draws[0])
     whole, drawn = {}, {}
     for name, seeds in aligned.items():
         functions = [METRICS[metric](Judged(task, outcomes)) for outcomes in seeds]
-        whole[name] = float(np.mean([value(np.ones_like(draws[0])) for value in functions]))
+        whole[name] = np.array([value(np.ones(documents)) for value in functions])
         drawn[name] = np.array([[value(draw) for draw in draws] for value in functions])
-    independent = len(draws[0]) == len(first) and metric == "accuracy"
+    independent = documents == len(first) and metric == "accuracy"
     names, found = list(aligned), []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            delta_R = _mean_of_seeds(a, drawn[a]) - _mean_of_seeds(b, drawn[b])
+            delta, delta_R = float(whole[a].mean() - whole[b].mean()), drawn[a].mean(0) - drawn[b].mean(0)
+            rows = (float(np.var(delta_R, ddof=1)), documents - 1.0)
+            seeds_of = [whole[name] for name in (a, b) if len(whole[name]) > 1]
+            parts = (rows, *((float(np.var(one, ddof=1)) / len(one), len(one) - 1.0) for one in seeds_of))
+            if seeds_of:
+                low, high, p = welch(delta, parts)
+                found.append(Difference(task.name, a, b, delta, low, high, p, "t over rows and seeds", parts))
+                continue
             low, high = np.quantile(delta_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-            test = "paired bootstrap"
-            p = bootstrap_p(delta_R, whole[a] - whole[b], len(draws[0]))
-            if independent and len(aligned[a]) == len(aligned[b]) == 1:
+            test, p = "paired bootstrap", bootstrap_p(delta_R, delta, documents)
+            if independent:
                 test = "McNemar"
                 p = mcnemar(*([task.judge(o.prediction, o.example) for o in aligned[name][0]] for name in (a, b)))
-            delta, documents = whole[a] - whole[b], len(draws[0])
-            found.append(Difference(task.name, a, b, delta, low, high, p, test, delta_R, documents))
+            found.append(Difference(task.name, a, b, delta, low, high, p, test, parts, delta_R, documents))
     return found
+
+
+def welch(delta: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Interval and two-sided p of a difference whose variance is a sum of estimated ones (Welch 1947; Satterthwaite
+    1946): Student's t with (sum v)^2 / sum(v^2 / df) degrees of freedom.
+
+    Args:
+        delta: the difference.
+        parts: (variance, its degrees of freedom). Of one without any, nothing can be said: p is 1.
+    """
+    from scipy import stats
+
+    total = sum(variance for variance, _ in parts)
+    if any(df < 1 for _, df in parts):
+        return -1.0, 1.0, 1.0
+    if total == 0:
+        return delta, delta, 1.0 if delta == 0 else float(2.0 ** -max(df for _, df in parts))
+    df = total**2 / sum(variance**2 / df for variance, df in parts)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * math.sqrt(total)
+    return delta - half, delta + half, float(2 * stats.t.sf(abs(delta) / math.sqrt(total), df))
 
 
 def difference_of_means(found: Sequence[Difference], tasks: int) -> list[Difference]:
     """The differences of the means over all tasks, of every two methods that were compared on each of them. Tasks have
-    no rows in common, so the draws of one say nothing of those of another, and the mean of one draw each is a draw.
+    no rows in common, so the draws of one say nothing of those of another, and the mean of one draw each is a draw;
+    where methods have several seeds, variances add up.
 
     Args:
         found: what `compare` found, task by task.
@@ -120,12 +161,18 @@ def difference_of_means(found: Sequence[Difference], tasks: int) -> list[Differe
         pairs.setdefault((one.a, one.b), []).append(one)
     means = []
     for (a, b), of_tasks in pairs.items():
-        if 1 < tasks == len(of_tasks):
-            delta = float(np.mean([one.delta for one in of_tasks]))
+        if not 1 < tasks == len(of_tasks):
+            continue
+        delta = float(np.mean([one.delta for one in of_tasks]))
+        parts = tuple((variance / tasks**2, df) for one in of_tasks for variance, df in one.parts)
+        if all(len(one.draws_R) for one in of_tasks):
             delta_R, documents = np.mean([one.draws_R for one in of_tasks], 0), sum(one.documents for one in of_tasks)
             low, high = np.quantile(delta_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
             p = bootstrap_p(delta_R, delta, documents)
-            means.append(Difference("average", a, b, delta, low, high, p, "paired bootstrap", delta_R, documents))
+            means.append(Difference("average", a, b, delta, low, high, p, "paired bootstrap", parts))
+        else:
+            low, high, p = welch(delta, parts)
+            means.append(Difference("average", a, b, delta, low, high, p, "t over rows and seeds", parts))
     return means
 
 
@@ -144,28 +191,21 @@ def bootstrap_p(delta_R: np.ndarray, delta: float, documents: int) -> float:
     return max(tail, 2.0 ** (1 - documents))
 
 
-def _mean_of_seeds(name: str, value_SR: np.ndarray) -> np.ndarray:
-    """Mean over seeds of each draw; of several seeds, as many are drawn again, for each method on its own: what two
-    methods make of the same seed has nothing in common."""
-    S, R = value_SR.shape
-    if S == 1:
-        return value_SR[0]
-    drawn_SR = generator(0, f"seeds/{name}").integers(S, size=(S, R))
-    return np.take_along_axis(value_SR, drawn_SR, axis=0).mean(0)
-
-
-def _aligned(runs: Mapping[str, Sequence[Sequence[Outcome]]]) -> dict[str, list[list[Outcome]]]:
-    """The same rows in the same order in every run; runs on other rows than the first are left out."""
-    found: dict[str, list[list[Outcome]]] = {}
-    ids: list[str] | None = None
+def same_rows(runs: Mapping[str, Sequence[Sequence[Outcome]]]) -> list[dict[str, list[list[Outcome]]]]:
+    """Methods in groups that were asked the same rows, and their rows in the same order. Of a method whose seeds were
+    asked different ones, those that most of them share count."""
+    groups: dict[frozenset[str], dict[str, list[list[Outcome]]]] = {}
+    order: dict[frozenset[str], list[str]] = {}
     for name, seeds in runs.items():
-        for outcomes in seeds:
-            by_id = {outcome.example.id: outcome for outcome in outcomes if outcome.example.label is not None}
-            if ids is None:
-                ids = list(by_id)
-            if ids and set(ids) == set(by_id):
-                found.setdefault(name, []).append([by_id[i] for i in ids])
-    return found
+        known = [{one.example.id: one for one in outcomes if one.example.label is not None} for outcomes in seeds]
+        counts = Counter(frozenset(by_id) for by_id in known if by_id)
+        if counts:
+            ids = counts.most_common(1)[0][0]
+            ordered = order.setdefault(ids, next(list(by_id) for by_id in known if frozenset(by_id) == ids))
+            groups.setdefault(ids, {})[name] = [
+                [by_id[i] for i in ordered] for by_id in known if frozenset(by_id) == ids
+            ]
+    return list(groups.values())
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:

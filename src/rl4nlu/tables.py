@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import say
-from .compare import AVERAGES, Difference, average, interval
+from .compare import AVERAGES, Difference, average, interval, welch
 from .tasks import TASKS
 
 METHODS = ("zero-shot", "few-shot", "sft", "ppo", "classify")
@@ -32,6 +32,10 @@ class Cell:
     """Standard error over rows; over seeds half of the 95 % confidence interval, where there are several."""
     n: int
     seeds: int
+    se: float = 0.0
+    """Standard error, over rows or over seeds."""
+    df: float = math.inf
+    """Degrees of freedom behind it: of seeds one less than there are."""
     best: bool = False
 
     @property
@@ -61,20 +65,32 @@ def column(result: dict[str, Any], with_model: bool = False) -> str:
 
 
 def heads(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The column of each result: its method; the model stands there where several were prompted or trained, the run
-    where two of one seed differ, for they are no seeds of one method."""
+    """The column of each result: its method; the model stands there where several were prompted or trained, the number
+    of rows where seeds were asked different ones, the run where two of one seed differ, for they are no seeds of one
+    method. Two runs are one state measured twice if their answers are the same (`state`, else the scores)."""
     several = len({result["model"] for result in results if result["method"] != "classify"}) > 1
     plain = [column(result, several) for result in results]
-    scores: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    sizes: dict[tuple[str, str], set[int]] = defaultdict(set)
     for result, head in zip(results, plain, strict=True):
-        scores[head, result["task"], result["seed"]].add(json.dumps(result["metrics"]))
-    unclear = {head for (head, _, _), found in scores.items() if len(found) > 1}
+        if result["metrics"]:
+            sizes[head, result["task"]].add(result["n"])
+    mixed = {head for (head, _), found in sizes.items() if len(found) > 1}
+    plain = [_with(h, f"{result['n']} rows") if h in mixed else h for result, h in zip(results, plain, strict=True)]
+    states: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    for result, head in zip(results, plain, strict=True):
+        if result["metrics"]:
+            state = str(result.get("state", json.dumps(result["metrics"])))
+            states[head, result["task"], result["seed"]].add(state)
+    unclear = {head for (head, _, _), found in states.items() if len(found) > 1}
     return [
-        f"{head.removesuffix(')')}{', ' if head.endswith(')') else ' ('}{result['run']})"
-        if head in unclear and "run" in result
-        else head
+        _with(head, result["run"]) if head in unclear and "run" in result else head
         for result, head in zip(results, plain, strict=True)
     ]
+
+
+def _with(head: str, more: str) -> str:
+    """A head with one more thing in its brackets."""
+    return f"{head.removesuffix(')')}, {more})" if head.endswith(")") else f"{head} ({more})"
 
 
 def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[str, Cell]]]:
@@ -106,9 +122,22 @@ def _cell(results: list[dict[str, Any]], name: str | None = None) -> Cell:
     name = name or main_metric(results[0])
     values = [result["metrics"][name] for result in results]
     if len(values) == 1:
-        return Cell(values[0], results[0]["stderr"][name], results[0]["n"], 1)
+        error = results[0]["stderr"][name]
+        return Cell(values[0], error, results[0]["n"], 1, error)
     mean, _, high = interval(values)
-    return Cell(mean, high - mean, results[0]["n"], len(values))
+    se = statistics.stdev(values) / math.sqrt(len(values))
+    return Cell(mean, high - mean, results[0]["n"], len(values), se, len(values) - 1)
+
+
+def _mean_cell(value: float, se: float, cells: Sequence[Cell]) -> Cell:
+    """The cell of a mean over tasks: its standard error, or where a task has several seeds the half of its 95 %
+    interval, by Student's t with the degrees of freedom of Welch and Satterthwaite."""
+    seeds = max(cell.seeds for cell in cells)
+    if seeds == 1:
+        return Cell(value, se, 0, 1, se)
+    low, _, _ = welch(value, [(cell.se**2, cell.df) for cell in cells])
+    wide = math.sqrt(sum(cell.se**2 for cell in cells))
+    return Cell(value, (value - low) * se / wide if wide else 0.0, 0, seeds, se)
 
 
 def main_metric(result: dict[str, Any]) -> str:
@@ -124,10 +153,10 @@ def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Cell]]:
     if len(table) > 1:
         rows = list(table.values())
         for head in (head for head in columns if all(head in row for row in rows)):
-            value = statistics.mean(row[head].value for row in rows)
-            error = math.hypot(*(row[head].error for row in rows)) / len(rows)
-            seeds = min(row[head].seeds for row in rows)
-            found.setdefault("average", {})[head] = Cell(value, error, 0, seeds)
+            cells = [row[head] for row in rows]
+            value = statistics.mean(cell.value for cell in cells)
+            se = math.hypot(*(cell.se for cell in cells)) / len(cells)
+            found.setdefault("average", {})[head] = _mean_cell(value, se, cells)
     scores: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result, head in zip(results, heads(results), strict=True):
         for metric in result["metrics"]:
@@ -136,11 +165,10 @@ def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Cell]]:
                 group.append(result)
     for name in AVERAGES:
         for head, groups in scores.items():
-            cells = {key: _cell(group, key[1]) for key, group in groups.items()}
-            mean = average(name, {key: (cell.value, cell.error) for key, cell in cells.items()})
+            of_metric = {key: _cell(group, key[1]) for key, group in groups.items()}
+            mean = average(name, {key: (cell.value, cell.se) for key, cell in of_metric.items()})
             if mean is not None:
-                seeds = min(cell.seeds for cell in cells.values())
-                found.setdefault(name, {})[head] = Cell(*mean, 0, seeds)
+                found.setdefault(name, {})[head] = _mean_cell(*mean, list(of_metric.values()))
     return found
 
 
@@ -224,7 +252,7 @@ def print_differences(found: Sequence[Difference]) -> None:
     """Print which differences between methods are real."""
     if say.machines_read():
         for one in found:
-            say.event("difference", asdict(one))
+            say.event("difference", one.facts)
     elif found:
         console = _console()
         console.print("\nPaired tests on the same rows, p adjusted for all of them together (Holm):")

@@ -136,8 +136,7 @@ def json_text(runs: Sequence[RunView], found: Sequence[Difference]) -> str:
         for head in columns
         if head in cells_of
     ]
-    hidden = {"draws_R", "documents"}
-    compared = [{**{k: v for k, v in vars(one).items() if k not in hidden}, "real": one.real} for one in found]
+    compared = [one.facts for one in found]
     results = [{**result, "run": str(run.path)} for run in runs for result in run.results]
     content = {"schema": 1, "scores": scores, "differences": compared, "methods": cells, "results": results}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -84,14 +84,50 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
         below = [path] if (path / "results.json").is_file() else sorted(f.parent for f in path.rglob("results.json"))
         inner = [folder for folder in below if TUNING not in folder.relative_to(path).parts]
         folders += inner or [path]  # of one without results the reader says so
-    runs = [_view(folder) for folder in folders]
+    names = _short_names(folders)
+    runs = _with_states([_view(folder, name) for folder, name in zip(folders, names, strict=True)])
     saved.same_metrics([result for run in runs for result in run.results])
     return runs
 
 
-def _view(folder: Path) -> RunView:
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """As much of each folder's path, from its end, as no other one shares."""
+    parts = [folder.absolute().parts for folder in folders]
+    for many in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(one[-many:]) for one in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _with_states(runs: list[RunView]) -> list[RunView]:
+    """Each result with the number of its state: results of one task, method and seed have the same one if all answers
+    are the same (label probabilities but for rounding). What has no predictions is known by its scores."""
+    known: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = defaultdict(list)
+    for run in runs:
+        for result in run.results:
+            rows = run.rows.get(result["task"], [])
+            states = known[result["task"], result["method"], result["seed"], result["n"]]
+            if rows:
+                number = next((i for i, other in enumerate(states) if _alike(rows, other)), len(states))
+                if number == len(states):
+                    states.append(rows)
+                result["state"] = number
+    return runs
+
+
+def _alike(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
+    if [(a["id"], a["prediction"], a.get("text")) for a in rows] != [
+        (b["id"], b["prediction"], b.get("text")) for b in others
+    ]:
+        return False
+    pairs = ((a.get("scores") or {}, b.get("scores") or {}) for a, b in zip(rows, others, strict=True))
+    return all(a.keys() == b.keys() and all(abs(a[k] - b[k]) < 1e-3 for k in a) for a, b in pairs)
+
+
+def _view(folder: Path, name: str) -> RunView:
     own = [read_task(path) for path in sorted((folder / "tasks").glob("*"))]
-    results = [{**result, "run": folder.name} for result in saved.results(folder)]
+    results = [{**result, "run": name} for result in saved.results(folder)]
     known = {**TASKS, **{task.name: task for task in own}}
     tasks = {result["task"]: known[result["task"]] for result in results if result["task"] in known}
     return RunView(
