@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 import rl4nlu
 from rl4nlu.commands import COMMANDS, summary_of
-from rl4nlu.glossary import ESTIMATORS, EXIT_CODES, FILES, LOGGED, METRICS, RESULTS, STATES
+from rl4nlu.glossary import ESTIMATORS, EXIT_CODES, FILES, LOGGED, METRICS, REPORT, RESULTS, STATES
 from rl4nlu.settings import COMMANDS as SETTINGS
 from rl4nlu.settings.describe import grouped
 from rl4nlu.tasks import TASKS
@@ -28,13 +28,15 @@ EVENTS = {
     "result": "an entry of results.json",
     "difference": "of `report` and `suite`: task, methods `a` and `b`, `delta`, its interval, `p`, whether `real`",
     "task": "of `tasks`: a task; of `submit`: from which run it comes",
+    "meaning": "of `explain`: `word`, `kind`, `text`",
+    "schema": "of `schema`: `kind`, `schema`",
     "run": "of `runs` and `show`: what is known of a run",
     "broken": "of `runs`: why a folder cannot be read",
     "check": "of `check`: `text`",
     "plan": "of `suite`: what is done of a task and method",
     "failed": "of `suite`: a run that failed",
     "end": "the last one: `run` and `next`, a command to try (both may be null), `exit_code`, and where it is what was "
-    "written (`output`, `page`)",
+    "written (`output`, `page`, `files`)",
     "error": "the last one instead: `message`, `exit_code`; the same line is on stderr",
 }
 
@@ -95,6 +97,7 @@ def words_page() -> str:
         "Columns of metrics.jsonl": LOGGED,
         "Entries of results.json": RESULTS,
         "Metrics": METRICS,
+        "Reports": REPORT,
         "Files of a run": FILES,
         "States of a run": STATES,
         "Exit codes": EXIT_CODES,

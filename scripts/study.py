@@ -236,7 +236,7 @@ def main() -> None:
     if planned:
         lines += [
             "Planned comparisons. Mean over the tasks with its 95 % interval over seeds; then the tasks on which the",
-            "paired bootstrap over rows and seeds calls the difference real (p adjusted for all these tests by Holm).",
+            "t test over rows and seeds calls the difference real (p adjusted for all these tests by Holm).",
             "",
             *tests_table(runs),
             "",

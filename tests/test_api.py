@@ -85,6 +85,7 @@ def test_in_a_thread_as_notebooks_and_servers_run_it(here, tiny_model):
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, tiny_model):
     code = f"""
 import os, signal, threading, rl4nlu
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
 def watch():
     import pathlib, time
     log = pathlib.Path("run/metrics.jsonl")

@@ -136,7 +136,7 @@ def predict(run: Any, rows: Iterable[Mapping[str, Any]], **settings: Any) -> lis
 
     Args:
         run: a trained run, or its folder.
-        rows: the task's fields by name, one mapping a row.
+        rows: the task's fields by name, one mapping a row; or a pandas data frame.
         settings: as of `rl4nlu predict`, but for input and output.
 
     Returns:
@@ -145,11 +145,15 @@ def predict(run: Any, rows: Iterable[Mapping[str, Any]], **settings: Any) -> lis
     Raises:
         UserError: as `evaluate`.
     """
+    for name in ("input", "output"):
+        if name in settings:
+            raise UserError(f"{name}: rows are given, and answers returned; files are for `rl4nlu predict`")
     from .methods.predict import predict as run_it
 
     with tempfile.TemporaryDirectory() as place:
         given, answers = Path(place) / "rows.jsonl", Path(place) / "answers.jsonl"
-        given.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+        lines = [json.dumps(_plain(row, number)) + "\n" for number, row in enumerate(_rows(rows))]
+        given.write_text("".join(lines), encoding="utf-8")
         run_it(_path(run), validate(PredictSettings, {**settings, "input": given, "output": answers}))
         return [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
 
@@ -178,11 +182,11 @@ def load(run: Any) -> Finished:
     return Finished(_path(run), read_results(_path(run)))
 
 
-def report(runs: Sequence[Any], *out: str | Path) -> list[Path]:
+def report(runs: Any, *out: str | Path) -> list[Path]:
     """Runs side by side: a page (.html), or tables (.md, .tex, .csv, .json), as the files' names say.
 
     Args:
-        runs: runs, or their folders; a folder that holds runs stands for all of them.
+        runs: runs, or their folders, or one of them; a folder that holds runs stands for all of them.
         out: files to write; report.html, if none is named.
 
     Returns:
@@ -191,10 +195,16 @@ def report(runs: Sequence[Any], *out: str | Path) -> list[Path]:
     Raises:
         UserError: as `evaluate`.
     """
-    from .reports import collect, differences, write
+    from .reports import collect, differences, kind_of, write
 
-    views = collect([_path(run) for run in runs])
-    found, files = differences(views), [Path(one) for one in out or ("report.html",)]
+    files = [Path(_text(one)) for one in out or ("report.html",)]
+    for file in files:
+        kind_of(file)
+    several = [runs] if isinstance(runs, str | Path | Finished) else list(runs)
+    if not several:
+        raise UserError("report: no run is given")
+    views = collect([_path(run) for run in several])
+    found = differences(views)
     for file in files:
         write(views, file, found)
     return files
@@ -205,6 +215,9 @@ def _run(command: str, **values: Any) -> Finished:
     known = {name: value for name, value in given.items() if value is not None}
     if isinstance(known.get("model"), Path):
         known["model"] = str(known["model"])
+    if isinstance(known.get("task"), list | tuple | Path):
+        tasks = [known["task"]] if isinstance(known["task"], Path) else known["task"]
+        known["task"] = ",".join(map(str, tasks))
     settings = validate(RUNS[command], with_preset(RUNS[command], known))
     need(settings, None if known.get("adapter") else "task")
     with _interruptible():
@@ -225,6 +238,42 @@ def _interruptible() -> Iterator[None]:
 
 def _model(model: Any, settings: Mapping[str, Any]) -> Any:
     return MINI if model is None and settings.get("init") is None else model
+
+
+def _rows(rows: Any) -> Sequence[Any]:
+    """Rows one by one, of a data frame too.
+
+    Raises:
+        UserError: they are none.
+    """
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        return rows.to_dict("records")
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+        raise UserError(f"rows are a list of mappings, one a row; this is a {type(rows).__name__}")
+    return list(rows)
+
+
+def _plain(row: Any, number: int) -> dict[str, Any]:
+    """A row as JSON holds it: NumPy's numbers are numbers, and what else there is is its text.
+
+    Raises:
+        UserError: it is no row, or a value in it is missing.
+    """
+    if not isinstance(row, Mapping):
+        raise UserError(f"row {number}: a mapping from fields to texts is wanted; this is a {type(row).__name__}")
+    found = {}
+    for name, value in row.items():
+        value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+        if value is None or value != value or str(value) in ("<NA>", "NaT"):
+            raise UserError(f"row {number}: {name} is missing (None or NaN); give an empty text, or leave the row out")
+        found[str(name)] = value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+    return found
+
+
+def _text(out: Any) -> str | Path:
+    if isinstance(out, str | Path):
+        return out
+    raise UserError(f"a file to write is named by a text or a path; this is a {type(out).__name__}")
 
 
 def _path(run: Any) -> Path:

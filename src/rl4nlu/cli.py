@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -10,7 +12,7 @@ from typing import Any
 
 from . import say, stop, track
 from .commands import COMMANDS, GROUPS, Args, summary_of
-from .errors import Diverged, Halted, OutOfMemory, UserError, did_you_mean
+from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError, did_you_mean
 from .redact import redact
 
 
@@ -32,7 +34,11 @@ def main(argv: Args | None = None) -> int:
         return _left(_run(args, debug), argv is None)
     with say.to_machines():
         try:
-            code = _run(args, debug)
+            try:
+                code = _run(args, debug)
+            except SystemExit:  # after help
+                say.finish(0)
+                raise
             if not say.failed():
                 say.finish(code)
             return _left(code, argv is None)
@@ -52,15 +58,15 @@ def _left(code: int, alone: bool) -> int:
 
 def _run(args: list[str], debug: bool) -> int:
     """One sub-command, its exit code."""
-    if not args or args[0] in ("-h", "--help"):
-        say.line(_help())
-        return 0
-    if args[0] == "--version":
-        from importlib.metadata import version
-
-        say.line(f"rl4nlu {version('rl4nlu')}")
-        return 0
     try:
+        if not args or args[0] in ("-h", "--help"):
+            say.line(_help())
+            return 0
+        if args[0] == "--version":
+            from importlib.metadata import version
+
+            say.line(f"rl4nlu {version('rl4nlu')}")
+            return 0
         if args[0] not in COMMANDS:
             raise UserError(f"no command is called {args[0]!r}{did_you_mean(args[0], COMMANDS)}; see: rl4nlu --help")
         with stop.heeded():
@@ -76,9 +82,21 @@ def _run(args: list[str], debug: bool) -> int:
     except stop.Interrupted as signal:
         say.error(f"stopped by {signal}{_what_is_kept(signal)}", signal.exit_code, "")
         return signal.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        _stdout_to_nowhere()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _stdout_to_nowhere()
+        say.error("the disk is full (or what stdout goes to); free some space", NoSpace.exit_code)
+        return NoSpace.exit_code
+
+
+def _stdout_to_nowhere() -> None:
+    """What is still to be flushed at the end must not fail once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _next_step(error: Halted) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .collapse import ALL as COLLAPSES
 from .errors import UserError, did_you_mean
-from .glossary import ESTIMATORS, EXIT_CODES, FILES, LOGGED, METRICS, RESULTS, STATES
+from .glossary import ESTIMATORS, EXIT_CODES, FILES, LOGGED, METRICS, REPORT, RESULTS, SHORT, STATES
 from .rewards import NUMERIC, REWARDS
 from .settings import COMMANDS
 from .settings.describe import entries as settings_of
@@ -36,6 +36,7 @@ def entries() -> Iterator[Entry]:
         ("state of a run", STATES),
         ("exit code", EXIT_CODES),
         ("--estimator", ESTIMATORS),
+        ("word of a report", REPORT),
     ):
         for word, meaning in words.items():
             yield Entry(word, kind, (meaning,))
@@ -58,7 +59,7 @@ def explain(word: str) -> list[Entry]:
         UserError: nothing is called so.
     """
     asked = word.strip().removeprefix("--").replace("-", "_").casefold()
-    asked = ALSO_CALLED.get(asked, asked)
+    asked = SHORT.get(word.strip().casefold(), ALSO_CALLED.get(asked, asked)).replace("-", "_")
     known = list(entries())
     found = [entry for entry in known if asked in _names(entry)]
     if not found:

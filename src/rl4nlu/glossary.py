@@ -138,3 +138,31 @@ METRICS: dict[str, str] = {
     "record_f1": "overlap in words of the chosen entity with the best gold one (ReCoRD)",
 }
 """Of tasks. An answer that cannot be parsed counts as wrong."""
+
+REPORT: dict[str, str] = {
+    "stderr": "standard error, the number behind a +-: how much a score would vary if other rows were asked",
+    "p": "how often a difference so large comes about by chance if there is none, adjusted for all tests of the report",
+    "real": "of a difference: p is below 0.05; else it may be chance",
+    "mcnemar": "exact test of two methods' accuracy on the same rows, by those that only one has right (McNemar 1947)",
+    "holm": "the adjustment of p for the number of tests (Holm 1979)",
+    "ece": "expected calibration error: mean distance of accuracy from probability, in ten bins (Guo et al. 2017)",
+    "log loss": "mean of -log p(gold label), in nats",
+    "before": "in the cost table: seconds of the training that a run started from",
+    "zero-shot": "the model is asked with nothing but the prompt",
+    "few-shot": "the model is asked with examples in the prompt (--shots)",
+}
+"""In reports."""
+
+SHORT: dict[str, str] = {
+    "acc": "accuracy",
+    "unparsed": "unparsable",
+    "ex/s": "examples_per_second",
+    "examples/s": "examples_per_second",
+    "held-out score": "held_out",
+    "kl from the reference": "kl",
+    "clipped share": "clipfrac",
+    "unparsable share": "unparsable",
+    "standard error": "stderr",
+    "cut": "cut_rows",
+}
+"""What lines of progress and reports call a quantity -> its name."""

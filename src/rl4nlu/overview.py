@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -222,15 +223,15 @@ def curves(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def next_command(run: Overview) -> str:
     """What to try now."""
-    path = run.path
+    path = shlex.quote(str(run.path))
     if run.state == "running":
-        return f"tail -f {path / 'metrics.jsonl'}"
+        return f"tail -f {path}/metrics.jsonl"
     if run.state in ("stopped", "killed"):
         return f"rl4nlu resume {path}"
     if run.state == "failed":
         return f"rl4nlu resume {path} --debug"
     if run.state == "diverged":
-        return f"rl4nlu {run.command} {path / 'config.yaml'} --out NEW --learning-rate LOWER"
+        return f"rl4nlu {run.command} {path}/config.yaml --out NEW --learning-rate LOWER"
     if run.command == "evaluate":
         return f"rl4nlu report {path} --out report.html"
     return f"rl4nlu predict {path} --input rows.jsonl --output answers.jsonl"

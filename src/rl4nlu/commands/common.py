@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def show_help(command: Command, args: Args, kind: Any = None) -> None:
         from ..help import page
 
         first, example = summary_of(command)
-        print(page(command.__name__, example, first, kind, whole="--help-all" in args))
+        say.line(page(command.__name__, example, first, kind, whole="--help-all" in args))
         raise SystemExit(0)
 
 
@@ -71,6 +72,11 @@ def need(settings: Any, *names: str | None) -> None:
             raise UserError(f"--{name} is missing, e.g. {hints[name]}")
     if settings.task is not None:
         find_all(settings.task)
+
+
+def quoted(path: object) -> str:
+    """As a shell takes it for one word."""
+    return shlex.quote(str(path))
 
 
 def paths(args: Args) -> tuple[list[Path], Args]:
@@ -101,6 +107,6 @@ def finish(path: Path, results: list[dict[str, Any]], next_command: str) -> None
     print_table(results)
     suite = results[0]["task"].split("/")[0]
     if suite in ("glue", "superglue") and not any(result["metrics"] for result in results):
-        next_command = f"rl4nlu submit {path} --out {suite}.zip"
+        next_command = f"rl4nlu submit {quoted(path)} --out {suite}.zip"
     facts = {"run": path, "next": next_command}
     say.end(facts, f"results and predictions are in {path}", f"next: {next_command}")

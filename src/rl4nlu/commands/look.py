@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def new(args: Args) -> None:
         near = did_you_mean(kind, KINDS)
         raise UserError(f"new: no kind of file is called {kind!r}{near}; choose {', '.join(KINDS)}")
     beside = write_new(kind, Path(name))
-    then = f"rl4nlu check {name}" if kind == "task" else f"rl4nlu {kind} {name}"
+    then = f"rl4nlu {'check' if kind == 'task' else kind} {shlex.quote(name)}"
     say.end(
         {"output": name, "next": then}, f"{name} is written, and {beside} for your editor; fill it in, then: {then}"
     )
@@ -71,7 +73,8 @@ def schema(args: Args) -> None:
     if len(args) != 1 or args[0] not in KINDS:
         near = did_you_mean(args[0], KINDS) if args else ""
         raise UserError(f"schema needs one kind of file{near}: choose {', '.join(KINDS)}")
-    print(text_of(args[0]), end="")
+    text = text_of(args[0])
+    say.line(text.rstrip(), "schema", {"kind": args[0], "schema": json.loads(text)})
 
 
 def check(args: Args) -> None:

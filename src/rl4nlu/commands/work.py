@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import say
 from ..errors import UserError
-from .common import Args, example_of, finish, make_run, need, run_folder, settings_of
+from .common import Args, example_of, finish, make_run, need, quoted, run_folder, settings_of
 
 
 def demo(args: Args) -> None:
@@ -35,7 +35,7 @@ def evaluate(args: Args) -> None:
     settings = settings_of(evaluate, EvaluateSettings, args)
     need(settings, "task" if settings.adapter is None else None, "model" if settings.adapter is None else None)
     run, results = make_run("evaluate", settings)
-    finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
+    finish(run.path, results, f"rl4nlu report {quoted(run.path)} --out report.html")
 
 
 def sft(args: Args) -> None:
@@ -48,8 +48,8 @@ def sft(args: Args) -> None:
     settings = settings_of(sft, SftSettings, args)
     need(settings, "task", "model" if settings.init is None else None)
     run, results = make_run("sft", settings)
-    again = f" --data {settings.data}" if settings.data else ""
-    finish(run.path, results, f"rl4nlu ppo --task {settings.task}{again} --init {run.path}")
+    again = f" --data {quoted(settings.data)}" if settings.data else ""
+    finish(run.path, results, f"rl4nlu ppo --task {quoted(settings.task)}{again} --init {quoted(run.path)}")
 
 
 def ppo(args: Args) -> None:
@@ -62,8 +62,8 @@ def ppo(args: Args) -> None:
     settings = settings_of(ppo, PpoSettings, args)
     need(settings, "task", "model" if settings.init is None else None)
     run, results = make_run("ppo", settings)
-    before = f"{settings.init} " if settings.init else ""
-    finish(run.path, results, f"rl4nlu report {before}{run.path} --out report.html")
+    before = f"{quoted(settings.init)} " if settings.init else ""
+    finish(run.path, results, f"rl4nlu report {before}{quoted(run.path)} --out report.html")
 
 
 def classify(args: Args) -> None:
@@ -76,7 +76,7 @@ def classify(args: Args) -> None:
     settings = settings_of(classify, ClassifySettings, args)
     need(settings, "task", "model")
     run, results = make_run("classify", settings)
-    finish(run.path, results, f"rl4nlu report {run.path} --out report.html")
+    finish(run.path, results, f"rl4nlu report {quoted(run.path)} --out report.html")
 
 
 def predict(args: Args) -> None:
@@ -113,7 +113,7 @@ def resume(args: Args) -> None:
     from ..reopen import resume as run_it
 
     results = run_it(path, settings)
-    finish(path, results, f"rl4nlu report {path} --out report.html")
+    finish(path, results, f"rl4nlu report {quoted(path)} --out report.html")
 
 
 def suite(args: Args) -> int:

@@ -17,7 +17,7 @@ from ..tables import Cell, averages, best_of, grid, heads, main_metric, p_text, 
 from .curves import learning_curves, line_of, reliability
 from .examples import examples_of
 from .facts import calibration, changes, confusion, cost
-from .views import Column, RunView, columns_of
+from .views import Column, RunView, columns_of, not_compared
 
 LIMIT = 1_900_000
 """Bytes of a page."""
@@ -44,7 +44,9 @@ def _page(runs: Sequence[RunView], found: Sequence[Difference], whole: bool) -> 
     results = [result for run in runs for result in run.results if result["metrics"]]
     columns, table = grid(results)
     cells, means = columns_of(runs), averages(results)
+    apart = not_compared(runs, found)
     parts: dict[str, Any] = {
+        "compared": [*found, *apart],
         "differences": found,
         "curves": learning_curves(cells, *([] if whole else [FEW])),
         "confusions": _by_task(cells, confusion),
@@ -63,6 +65,7 @@ def _page(runs: Sequence[RunView], found: Sequence[Difference], whole: bool) -> 
         lead=_lead(columns, table, means, found),
         sections=_sections(parts),
         differences_shown=_grouped(found),
+        apart=apart,
         columns=columns,
         table=table,
         averages=means,
@@ -90,6 +93,7 @@ def _template() -> jinja2.Template:
         "rows_text": rows_text,
         "shade": _shade,
         "amount": _amount,
+        "count": _count,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
@@ -99,7 +103,7 @@ def _template() -> jinja2.Template:
 def _title(columns: Sequence[str], tasks: Sequence[str]) -> str:
     if not tasks:
         return "No scores"
-    return f"{tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'}, {len(columns)} methods"
+    return f"{tasks[0] if len(tasks) == 1 else _count(tasks, 'task')}, {_count(columns, 'method')}"
 
 
 def _lead(
@@ -139,7 +143,7 @@ def _sections(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
         "all-metrics": "All metrics",
         "rerun": "Rerun",
     }
-    part_of = {"confusion": "confusions", "calibration": "calibrations"}
+    part_of = {"differences": "compared", "confusion": "confusions", "calibration": "calibrations"}
     return [(id, name) for id, name in names.items() if parts.get(part_of.get(id, id), True)]
 
 
@@ -182,6 +186,10 @@ def _shade(count: int, counts: Sequence[int]) -> str:
     """White to blue by the share of the row; dark letters are readable on all of them."""
     share = count / sum(counts) if sum(counts) else 0.0
     return f"rgb({255 - 97 * share:.0f},{255 - 58 * share:.0f},{255 - 15 * share:.0f})"
+
+
+def _count(things: Sequence[Any] | Mapping[Any, Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _amount(value: float | None) -> str:

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
-from .. import saved, yamls
+from .. import saved, say, yamls
 from ..compare import Difference, compare, difference_of_means, holm
 from ..errors import UserError
 from ..metrics import Outcome
@@ -84,6 +85,9 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
         below = [path] if (path / "results.json").is_file() else sorted(f.parent for f in path.rglob("results.json"))
         inner = [folder for folder in below if TUNING not in folder.relative_to(path).parts]
         folders += inner or [path]  # of one without results the reader says so
+        unfinished = [f.parent for f in path.rglob("status.json") if f.parent not in below and f.parent != path]
+        for folder in sorted(one for one in unfinished if TUNING not in one.relative_to(path).parts):
+            say.note(f"note: {folder} has no results yet, so the report is without it")
     names = _short_names(folders)
     runs = _with_states([_view(folder, name) for folder, name in zip(folders, names, strict=True)])
     saved.same_metrics([result for run in runs for result in run.results])
@@ -178,6 +182,17 @@ def differences(runs: Sequence[RunView]) -> list[Difference]:
             found += compare(tasks[name], outcomes[name])
     shown = len(dict.fromkeys(column.task for column in columns))
     return holm([*found, *difference_of_means(found, shown)])
+
+
+def not_compared(runs: Sequence[RunView], found: Sequence[Difference]) -> list[str]:
+    """Pairs of methods that stand in one row of the table and were not asked the same rows, in words."""
+    pairs = {(one.task, frozenset((one.a, one.b))) for one in found}
+    said = []
+    for task, columns in groupby(columns_of(runs), key=lambda column: column.task):
+        heads_here = [column.head for column in columns if column.task in column.runs[0].tasks]
+        apart = [f"{a} and {b}" for a, b in combinations(heads_here, 2) if (task, frozenset((a, b))) not in pairs]
+        said += [f"{task}: {', '.join(apart)}"] if apart else []
+    return said
 
 
 def outcomes_of(task: Task, predictions: Sequence[dict[str, Any]]) -> list[Outcome]:
