@@ -47,7 +47,7 @@ def make_run(
     folder.mkdir(parents=True)
     right = [s == g for s, g in zip(said, golds, strict=True)]
     labels = sorted({*golds, *(one for one in said if one is not None)})
-    entry = result(task, method, sum(right) / len(right), seed, n=len(golds), **more)
+    entry = result(task, method, sum(right) / len(right), seed, **{"n": len(golds), **more})
     (folder / "results.json").write_text(json.dumps({"schema": 1, "results": [entry]}))
     rows = []
     for i, (s, g) in enumerate(zip(said, golds, strict=True)):

@@ -46,6 +46,40 @@ def test_predict_takes_rows_as_they_are(here, tiny_model):
     assert rl4nlu.predict(str(run.path), rows) == answers
 
 
+def test_rows_of_other_libraries(here, tiny_model):
+    import numpy as np
+    import pandas as pd
+
+    run = rl4nlu.sft(["mini/question"], tiny_model, **SHORT)
+    plain = run.predict([{"id": 3, "question": "Who?"}, {"id": 4, "question": "5"}])
+    assert run.predict([{"id": np.int64(3), "question": "Who?"}, {"id": 4, "question": np.int32(5)}]) == plain
+    assert run.predict(pd.DataFrame({"id": [3, 4], "question": ["Who?", "5"]})) == plain
+    for rows, said in (
+        ([{"question": float("nan")}], "row 0: question is missing"),
+        ([{"question": "a"}, {"question": pd.NA}], "row 1: question is missing"),
+        ({"question": "a"}, "this is a dict"),
+        (["a"], "row 0: a mapping"),
+        ("a", "this is a str"),
+    ):
+        with pytest.raises(rl4nlu.UserError, match=said):
+            run.predict(rows)
+    with pytest.raises(rl4nlu.UserError, match="input"):
+        run.predict([], input="a.csv")
+
+
+def test_reports_are_checked_before_anything_is_written(here, tiny_model):
+    run = rl4nlu.evaluate("mini/question", tiny_model, limit=4)
+    assert rl4nlu.report(run, "one.md") == [Path("one.md")]
+    for runs, out, said in (
+        ([run], ["two.html", "two.pdf"], "two.pdf"),
+        ([], ["two.html"], "no run"),
+        ([run], [["two.html"]], "list"),
+    ):
+        with pytest.raises(rl4nlu.UserError, match=said):
+            rl4nlu.report(runs, *out)
+    assert not (here / "two.html").exists()
+
+
 def test_defaults_are_those_of_the_command_line(here, tiny_model):
     run = rl4nlu.sft("mini/question", tiny_model, **SHORT, seed=3)
     words = (run.path / "command.txt").read_text().split()

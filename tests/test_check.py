@@ -94,7 +94,10 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-@pytest.mark.parametrize("given", ["sft", "ppo", "ppo estimator: expected"])
+SLOW = [pytest.param(given, marks=pytest.mark.slow) for given in ("ppo", "ppo estimator: expected")]
+
+
+@pytest.mark.parametrize("given", ["sft", *SLOW])
 def test_the_memory_that_training_takes_is_foreseen(tmp_path, given):
     """Within a quarter of the peak of the process that trains."""
     command, _, more = given.partition(" ")

@@ -196,6 +196,7 @@ def test_a_run_that_diverges_stops_with_a_line(world, capsys, monkeypatch):
     assert not Path("run/adapter").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_in_short(world, capsys, monkeypatch):
     """All of its stations, with hardly any steps; `make demo` is the real one."""
     from rl4nlu import demo
@@ -212,3 +213,31 @@ def test_the_demo_in_short(world, capsys, monkeypatch):
     results = [json.loads(path.read_text())["results"] for path in sorted(Path("d").glob("*/results.json"))]
     found = {(result["task"], result["method"]) for group in results for result in group}
     assert len(found) == 4 * (5 if encoder_at_hand() else 4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("words", ["--help", "tasks", "explain clipfrac"])
+def test_stdout_may_be_full_or_closed(words, tmp_path):
+    command = [sys.executable, "-m", "rl4nlu", *words.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: the disk is full")
+    assert done.stderr.count("\n") == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_and_schemas_are_objects_for_machines(capsys):
+    with pytest.raises(SystemExit):
+        main(["report", "--help", "--json"])
+    note, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert note["text"].startswith("rl4nlu report")
+    assert (end["event"], end["exit_code"]) == ("end", 0)
+    assert main(["schema", "sft", "--json"]) == 0
+    schema, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "learning_rate" in schema["schema"]["properties"]
+    assert end["event"] == "end"

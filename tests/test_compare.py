@@ -124,6 +124,7 @@ def test_pairs_are_paired():
     assert found.high - found.low < 0.04  # one sample of 500 alone: about 4 x 0.03
 
 
+@pytest.mark.slow
 def test_under_the_null_few_differences_are_called_real():
     """Two methods of the same quality, F1, 120 times: at the 5 % level about 6 false alarms, by no means 20."""
     task, rng = find("glue/mrpc"), np.random.default_rng(3)

@@ -131,6 +131,7 @@ def test_rewards_of_a_rollout_are_those_of_its_texts(trained):
     assert task.numeric is False
 
 
+@pytest.mark.slow
 def test_it_learns_and_repeats_to_the_bit(trained, tmp_path):
     common = {"init": trained, "max_steps": 12, "batch_size": 32, "eval_limit": 200}
     run, (result,) = ppo.ppo(settings(**common, out=tmp_path / "a"))

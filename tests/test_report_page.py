@@ -198,6 +198,30 @@ def test_without_a_script_all_can_be_read(browser, page_file):
     context.close()
 
 
+def test_long_names_fit_a_phone(browser, tmp_path):
+    name = "a-method-with-a-name-of-more-letters-than-any-phone-has-room-for-in-one-line-whatever-its-make"
+    golds = [find("glue/rte").labels[0]] * 10
+    for i in range(2):
+        make_run(tmp_path / f"{i}", "glue/rte", "sft", golds, golds, name=f"{name}-{i}")
+    runs = collect([tmp_path])
+    write(runs, tmp_path / "report.html", differences(runs))
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.close()
+
+
+def test_methods_on_other_rows_are_said_to_be_so(tmp_path):
+    golds = [find("glue/rte").labels[0]] * 10
+    make_run(tmp_path / "a", "glue/rte", "zero-shot", golds, golds)
+    make_run(tmp_path / "b", "glue/rte", "sft", golds[:5], golds[:5], n=5)
+    runs = collect([tmp_path])
+    write(runs, tmp_path / "report.html", differences(runs))
+    text = (tmp_path / "report.html").read_text()
+    assert "not asked the same rows: glue/rte: zero-shot and sft." in text
+
+
+@pytest.mark.slow
 def test_many_tasks_and_methods_stay_below_the_limit(tmp_path):
     """A whole benchmark: 16 tasks, 6 methods, two seeds; two megabytes are promised."""
     names = [*(f"glue/{n}" for n in ("cola", "sst2", "mrpc", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"))]

@@ -23,6 +23,7 @@ def objects(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_log_file_of_a_thousand_steps(tmp_path, tiny_model):
     """The whole command as a process, held-out selection and evaluation too."""
     words = f"sft {SFT} --model {tiny_model} --max-steps 1000 --select-rows 4 --out run".split()
