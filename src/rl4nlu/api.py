@@ -264,7 +264,7 @@ def _plain(row: Any, number: int) -> dict[str, Any]:
     found = {}
     for name, value in row.items():
         value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
-        if value is None or value != value or str(value) in ("<NA>", "NaT"):
+        if not isinstance(value, str) and (value is None or str(value) in ("nan", "<NA>", "NaT")):
             raise UserError(f"row {number}: {name} is missing (None or NaN); give an empty text, or leave the row out")
         found[str(name)] = value if isinstance(value, str | int | float | bool | list | dict) else str(value)
     return found

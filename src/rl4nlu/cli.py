@@ -85,6 +85,10 @@ def _run(args: list[str], debug: bool) -> int:
     except BrokenPipeError:  # nobody reads on, as behind `| head`
         _stdout_to_nowhere()
         return 0
+    except SystemExit as left:
+        if left.code != 1:
+            raise  # after help
+        return 0  # so rich says that nobody reads on
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
