@@ -73,7 +73,7 @@ def test_a_task_is_told_with_its_reward_and_words(task):
         ("lora.r", {"setting"}),
         ("ex/s", {"column of metrics.jsonl"}),
         ("ECE", {"word of a report"}),
-        ("unparsed", {"column of metrics.jsonl", "entry of results.json", "collapse of a policy"}),
+        ("unparsed", {"setting", "column of metrics.jsonl", "entry of results.json", "collapse of a policy"}),
     ],
 )
 def test_words_are_found_however_they_are_spelt(word, kinds):
