@@ -26,7 +26,7 @@ from blocks import replace_block
 
 from rl4nlu.compare import Difference, compare, holm, interval
 from rl4nlu.reports import RunView, collect, outcomes_of
-from rl4nlu.tables import grid, main_metric, p_text
+from rl4nlu.tables import best_of, grid, main_metric, p_text
 from rl4nlu.tasks import find
 
 matplotlib.use("Agg")
@@ -96,7 +96,8 @@ def scores_table(runs: Runs) -> list[str]:
         for head in heads:
             cell = row[head]
             half = f" ± {100 * cell.error:.1f}"
-            texts.append(f"{'**' if cell.best else ''}{100 * cell.value:.1f}{half}{'**' if cell.best else ''}")
+            bold = "**" if head in best_of(row) else ""
+            texts.append(f"{bold}{100 * cell.value:.1f}{half}{bold}")
         lines.append(f"| {task} | {metric[task]} | {row['sft'].n} | {' | '.join(texts)} |")
     means = [f"{100 * statistics.fmean(row[head].value for row in table.values()):.1f}" for head in heads]
     lines.append(f"| average | | | {' | '.join(means)} |")

@@ -103,7 +103,7 @@ def _load(found: Finished, dtype: str) -> tuple[Any, Any]:
     if found.classifier:
         task = find(own_task(found.path, found.settings.task))
         classifier = restore(found.path, task, "cpu", dtype)
-        return classifier.model, classifier.tokenizer
+        return classifier.model.eval(), classifier.tokenizer
     model, tokenizer = load_base(found.base, DTYPES[dtype])
     with quiet_peft():
         return with_adapters(model.eval(), found.base, None, found.path), tokenizer
@@ -116,14 +116,14 @@ def _merged(found: Finished, model: Any, dtype: torch.dtype) -> tuple[Any, float
     Raises:
         UserError: further than rounding explains.
     """
-    before = _said(found, model.eval())
+    before = _said(found, model)
     stop.poll()
     _untie(model)
     with quiet_peft():
         model = model.merge_and_unload(safe_merge=True)
     if found.classifier:
         model = model.to(dtype)  # the head was kept in float32
-    difference = float((_said(found, model.eval()) - before).abs().max())
+    difference = float((_said(found, model) - before).abs().max())
     if not difference <= (CLOSE if dtype == torch.float32 else float("inf")):
         raise UserError(
             f"{found.path}: merged into the weights of {found.base}, the adapter says something else (off by "

@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ class Cell:
     """Standard error, over rows or over seeds."""
     df: float = math.inf
     """Degrees of freedom behind it: of seeds one less than there are."""
-    best: bool = False
 
     @property
     def text(self) -> str:
@@ -94,7 +93,7 @@ def _with(head: str, more: str) -> str:
 
 
 def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[str, Cell]]]:
-    """Columns, and task -> column -> cell; the best cell of a row is marked."""
+    """Columns, and task -> column -> cell."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result, head in zip(results, heads(results), strict=True):
         if result["metrics"] and result["seed"] not in [other["seed"] for other in found[result["task"]][head]]:
@@ -113,8 +112,7 @@ def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[s
     table: dict[str, dict[str, Cell]] = {}
     for task in sorted(found, key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS)):
         cells = {head: _cell(group) for head, group in found[task].items()}
-        best = best_of(cells)
-        table[task] = {head: replace(cell, best=head in best) for head, cell in cells.items()}
+        table[task] = cells
     return columns, table
 
 
@@ -188,7 +186,8 @@ def terminal_table(results: Sequence[dict[str, Any]]) -> Table:
         table.add_column(escape(head.replace(" (", "\n(")), justify="right", no_wrap=True, overflow="fold")
     metric = {result["task"]: main_metric(result) for result in results if result["metrics"]}
     for task, row in cells.items():
-        texts = {h: f"[bold]{escape(row[h].text)}[/]" if row[h].best else escape(row[h].text) for h in row}
+        best = best_of(row)
+        texts = {h: f"[bold]{escape(row[h].text)}[/]" if h in best else escape(row[h].text) for h in row}
         table.add_row(escape(task), escape(metric[task]), rows_text(row), *[texts.get(h, "") for h in columns])
     for name, values in averages(results).items():
         table.add_row(name, "", "", *[escape(values[h].text) if h in values else "" for h in columns])

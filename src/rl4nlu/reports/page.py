@@ -69,7 +69,7 @@ def _page(runs: Sequence[RunView], found: Sequence[Difference], whole: bool) -> 
         columns=columns,
         table=table,
         averages=means,
-        bests={name: best_of(of_head) for name, of_head in means.items()},
+        bests={name: best_of(row) for name, row in {**table, **means}.items()},
         metric={result["task"]: main_metric(result) for result in results},
         costs=[(column, cost(column, runs)) for column in cells],
         changes=changes(cells),
