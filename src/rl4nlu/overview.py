@@ -199,7 +199,7 @@ def print_runs(paths: Sequence[Path]) -> None:
             console.print(table)
     for path, reason in broken.items():
         say.line(f"cannot be read: {reason}", "broken", {"run": path, "message": reason})
-    then = f"rl4nlu show {say.printable(str(found[-1].path))}" if found else "rl4nlu demo"
+    then = f"rl4nlu show {shlex.quote(say.printable(str(found[-1].path)))}" if found else "rl4nlu demo"
     say.end({"next": then}, f"next: {then}" if found else f"no run is there; to make some: {then}")
 
 
@@ -274,7 +274,11 @@ def _scores(run: Overview) -> list[str]:
     for result in run.results:
         told = [f"{k} {100 * v:.1f} ± {100 * result['stderr'][k]:.1f}" for k, v in result["metrics"].items()]
         found.append(_cut(f"{result['task']}  {', '.join(told) or 'no gold labels'}  (n {result['n']})", 76))
-    more = [f"and {len(found) - SCORES + 1} more: rl4nlu report {run.path}"] if len(found) > SCORES else []
+    more = (
+        [f"and {len(found) - SCORES + 1} more: rl4nlu report {shlex.quote(str(run.path))}"]
+        if len(found) > SCORES
+        else []
+    )
     return [*found[: SCORES - 1], *more] if more else found
 
 
