@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from .forward import score
+from . import processes
+from .forward import score, take_part
 from .guards import check_finite
 from .labels import closed_set_logp, distinguishing
 from .metrics import Outcome
@@ -107,37 +109,49 @@ def ask(
     """The model's answer to every row from the `first` on, a multiple of CHUNK, chunk by chunk in their order."""
     policy.model.eval()
     longest = answer_tokens or question.rows.encoder.longest_answer + 4
-    for start in range(first, len(question.rows), CHUNK):
-        chunk = question.rows[start : start + CHUNK]
+
+    def drawn(purpose: str, tokens: int, start: int, total: int, own: range) -> torch.Tensor | None:
+        if decode != "sample":
+            return None
+        where = f"{purpose}/{question.task.name}"
+        return uniforms(total, 1, tokens, settings.seed, where, start)[own.start : own.stop]
+
+    def answers(start: int, total: int, own: range) -> list[Any]:
+        """This process's, but for the examples."""
+        chunk = question.rows[start + own.start : start + own.stop]
         written: list[str | None] = [None] * len(chunk)
         if question.prompter.reason:
-            chunk, written = _with_thoughts(policy, question, chunk, decode, settings, start)
+            uniform = drawn("reason", question.prompter.reason, start, total, own)
+            chunk, written = _with_thoughts(policy, question, chunk, settings, uniform)
         if decode == "score":
-            for row, logp, before in zip(
-                chunk, label_logp(policy, chunk, settings.max_tokens, advance), written, strict=True
-            ):
-                yield replace(scored(question.task, row.prompt.example, logp), reasoning=before)
-        else:
-            uniform = None
-            if decode == "sample":
-                uniform = uniforms(len(chunk), 1, longest, settings.seed, f"decode/{question.task.name}", start)
-            prompts = [row.ids for row in chunk]
-            answers = sample(policy, prompts, question.prompter.finished, longest, settings.max_tokens, uniform)
-            for row, (answer,), before in zip(chunk, answers, written, strict=True):
-                label = question.prompter.parse(answer.text)
-                yield Prediction(row.prompt.example, label, text=answer.text, reasoning=before)
-            advance(len(chunk))
+            return list(zip(_label_logp(policy, chunk, settings.max_tokens, advance), written, strict=True))
+        prompts, uniform = [row.ids for row in chunk], drawn("decode", longest, start, total, own)
+        found = sample(policy, prompts, question.prompter.finished, longest, settings.max_tokens, uniform)
+        advance(len(chunk))
+        return [(answer.text, before) for (answer,), before in zip(found, written, strict=True)]
+
+    for start in range(first, len(question.rows), CHUNK):
+        processes.poll()
+        total = min(CHUNK, len(question.rows) - start)
+        own = processes.share(total)
+        found = processes.gathered(partial(answers, start, total, own))
+        advance(total - len(own))
+        for example, (said, before) in zip(question.rows.examples[start : start + total], found, strict=True):
+            if decode == "score":
+                yield replace(scored(question.task, example, said), reasoning=before)
+            else:
+                yield Prediction(example, question.prompter.parse(said), text=said, reasoning=before)
 
 
 def _with_thoughts(
-    policy: Policy, question: Question, rows: Sequence[Encoded], decode: str, settings: PromptSettings, start: int
+    policy: Policy,
+    question: Question,
+    rows: Sequence[Encoded],
+    settings: PromptSettings,
+    uniform: torch.Tensor | None,
 ) -> tuple[list[Encoded], list[str | None]]:
     """The rows with what the model writes before its answers behind their prompts, and that text."""
-    uniform = None
-    if decode == "sample":
-        purpose = f"reason/{question.task.name}"
-        uniform = uniforms(len(rows), 1, question.prompter.reason, settings.seed, purpose, start)
-    thoughts = [one for (one,) in think(policy, rows, settings.max_tokens, uniform)]
+    thoughts = [one for (one,) in think(policy, question.prompter, rows, settings.max_tokens, uniform)]
     texts: list[str | None] = [policy.tokenizer.decode(own, skip_special_tokens=True) for own, _ in thoughts]
     return [replace(row, ids=row.ids + own + bridge) for row, (own, bridge) in zip(rows, thoughts, strict=True)], texts
 
@@ -147,6 +161,15 @@ def label_logp(
     policy: Policy, rows: Sequence[Encoded], max_tokens: int, advance: Advance = lambda count: None
 ) -> list[list[float]]:
     """Log-probability of each label within the closed set, for every row."""
+    own = processes.share(len(rows))
+    mine = [rows[i] for i in own]
+    found = processes.gathered(partial(_label_logp, policy, mine, max_tokens, advance))
+    advance(len(rows) - len(mine))
+    return found
+
+
+def _label_logp(policy: Policy, rows: Sequence[Encoded], max_tokens: int, advance: Advance) -> list[list[float]]:
+    """As `label_logp`, of this process's rows."""
     cut = [distinguishing(row.answers) for row in rows]
     found: dict[int, list[float]] = {}
 
@@ -161,7 +184,8 @@ def label_logp(
 
     pairs = [(row.ids, answers) for row, answers in zip(rows, cut, strict=True)]
     kinds = [row.prompter.task.name for row in rows]
-    policy.memory.each("scoring", pairs, max_tokens, work, policy.pad, policy.device, kinds)
+    idle = partial(take_part, policy.model, policy.shared)
+    policy.memory.each("scoring", pairs, max_tokens, work, policy.pad, policy.device, kinds, idle)
     return [found[i] for i in range(len(rows))]
 
 

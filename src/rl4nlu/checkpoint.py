@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 
-from . import files
+from . import files, processes
 from .errors import Diverged, UserError
 from .run import check_same
 from .state import State, Stateful, same_names
@@ -88,6 +88,38 @@ def give(snapshot: Snapshot, parts: Mapping[str, Stateful]) -> None:
             f"the checkpoint of step {snapshot.step} does not fit this version of rl4nlu ({wrong}); go on with the "
             "version that is named in its manifest.json, or start the run again"
         ) from None
+
+
+def to_all(find: Callable[[], Snapshot | None]) -> Snapshot | None:
+    """What is found in the main process, which alone reads the run folder, in all processes that make the run.
+
+    Raises:
+        UserError: as `find`.
+    """
+    if processes.count() == 1:
+        return find()
+    found: list[Snapshot] = []
+
+    def told() -> dict[str, Any] | None:
+        snapshot = find()
+        if snapshot is None:
+            return None
+        found.append(snapshot)
+        values = {name: state.values for name, state in snapshot.parts.items()}
+        keys = [[name, key] for name, state in snapshot.parts.items() for key in state.tensors]
+        facts = {"step": snapshot.step, "log_bytes": snapshot.log_bytes, "environment": snapshot.environment}
+        return {**facts, "values": values, "keys": keys}
+
+    facts = processes.from_main(told)
+    if facts is None:
+        return None
+    states = {name: (dict[str, Tensor](), values) for name, values in facts["values"].items()}
+    mine = [found[0].parts[name].tensors[key] for name, key in facts["keys"]] if found else []
+    tensors = processes.tensors_from_main({str(i): tensor for i, tensor in enumerate(mine)})
+    for i, (name, key) in enumerate(facts["keys"]):
+        states[name][0][key] = tensors[str(i)]
+    parts = {name: State(*state) for name, state in states.items()}
+    return Snapshot(facts["step"], parts, facts["log_bytes"], facts["environment"])
 
 
 def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:

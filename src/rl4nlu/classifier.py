@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from . import stop
+from . import processes, stop
 from .artefacts import check_no_adapter
 from .ask import Advance, Prediction
 from .errors import UserError
@@ -104,8 +104,10 @@ def ask(
     classifier.model.eval()
     per_row = max(1, len(classifier.task.candidates))
     for start in range(first, len(rows), CHUNK):
+        processes.poll()
         part = rows[start : start + CHUNK]
-        inputs = [classifier.encode(text) for row in part for text in classifier.texts(row)]
+        mine = [part[i] for i in processes.share(len(part))]
+        inputs = [classifier.encode(text) for row in mine for text in classifier.texts(row)]
         order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]["input_ids"]))
         logits: dict[int, list[float]] = {}
 
@@ -114,14 +116,15 @@ def ask(
             for at in range(0, len(left), most):
                 logits.update(_logits_of(classifier, inputs, left[at : at + most]))
 
-        classifier.memory.fitting("scoring", EVAL_ROWS, work, smallest=1)
-        check_finite(
-            "the logits are",
-            [(classifier.task.name, row) for row in part],
-            torch.tensor([logits[i] for i in range(len(inputs))]),
-        )
+        def found(work=work, mine=mine, inputs=inputs, logits=logits) -> list[list[float]]:
+            classifier.memory.fitting("scoring", EVAL_ROWS, work, smallest=1)
+            numbers = [logits[i] for i in range(len(inputs))]
+            check_finite("the logits are", [(classifier.task.name, row) for row in mine], torch.tensor(numbers))
+            return numbers
+
+        told = processes.gathered(found)
         for i, row in enumerate(part):
-            yield _prediction(classifier.task, row, [logits[i * per_row + k] for k in range(per_row)])
+            yield _prediction(classifier.task, row, told[i * per_row : (i + 1) * per_row])
         advance(len(part))
 
 
@@ -150,6 +153,8 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
     Raises:
         UserError: there is no such model, or it takes no classification head.
     """
+    if processes.sharded():
+        raise UserError("classify: every process holds the whole model; launch it without --use_fsdp")
     name = settings.model or ""
     place = device_of(settings.device)
     decoder = is_decoder(name)

@@ -10,9 +10,9 @@ import sys
 import textwrap
 from typing import Any
 
-from . import say, stop, track
+from . import processes, say, stop, track
 from .commands import COMMANDS, GROUPS, Args, summary_of
-from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError, did_you_mean
+from .errors import Diverged, Halted, NoSpace, OutOfMemory, PeerLost, UserError, did_you_mean
 from .redact import redact
 
 
@@ -21,11 +21,14 @@ def main(argv: Args | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 if runs of a suite failed; 2 for input that the user can mend; 3 for a run that diverged, 4
-        for a full disk, 5 for too little memory; 143, 130, 138 or 129 where SIGTERM, SIGINT, SIGUSR1 or SIGHUP came.
+        for a full disk, 5 for too little memory, 6 where another process of the run has ended; 143, 130, 138 or 129
+        where SIGTERM, SIGINT, SIGUSR1 or SIGHUP came.
     """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not processes.may_work(args):
+        return 0
     # waiting threads of GNU's OpenMP burn their core for long by default; beside another job that slows both manyfold
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    args = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         sys.excepthook = _tell_crash
     debug, machines = "--debug" in args, "--json" in args
@@ -69,7 +72,7 @@ def _run(args: list[str], debug: bool) -> int:
             return 0
         if args[0] not in COMMANDS:
             raise UserError(f"no command is called {args[0]!r}{did_you_mean(args[0], COMMANDS)}; see: rl4nlu --help")
-        with stop.heeded():
+        with stop.heeded(), processes.ending():
             return COMMANDS[args[0]](args[1:]) or 0
     except UserError as error:
         if debug:
@@ -109,6 +112,8 @@ def _next_step(error: Halted) -> str:
         if error.run is None or not (error.run / "checkpoints").is_dir():
             return f"{rows}: look at the weights of the model, and at the rows"
         return f"; nothing was changed by this step{rows}: look at them, or begin again with a lower --learning-rate"
+    if isinstance(error, PeerLost):
+        return f"; go on, with any number of processes: rl4nlu resume {error.run}" if error.run else ""
     then = "with more memory" if isinstance(error, OutOfMemory) else "then"
     return f"; {then} go on: rl4nlu resume {error.run}" if error.run else ""
 

@@ -51,3 +51,9 @@ class OutOfMemory(Halted):
     """Not even one row at a time fits into memory."""
 
     exit_code = 5
+
+
+class PeerLost(Halted):
+    """Another process of the run has ended before its time."""
+
+    exit_code = 6

@@ -70,7 +70,8 @@ def fingerprint_of_model(model: nn.Module) -> str:
     found = hashlib.sha256()
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
         found.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        flat = weight.detach().flatten()
+        share = weight.detach()
+        flat = (share.full_tensor() if hasattr(share, "full_tensor") else share).flatten()  # see sharing.py
         every = 1 if "lora_" in name else max(1, len(flat) // SAMPLED)
         sample = flat[::every].cpu().contiguous()
         found.update(sample.view(torch.uint8).numpy().tobytes())

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from . import say
+from . import processes, say
 from .errors import OutOfMemory
 from .tokens import Batch, micro_batches
 
@@ -49,6 +49,10 @@ class Memory:
             except (RuntimeError, MemoryError) as wrong:
                 if not is_out_of_memory(wrong):
                     raise
+                if processes.sharded():  # the others are in the middle of the same pass
+                    raise OutOfMemory(
+                        f"{phase}: out of memory with {now} tokens at a time; go on with a smaller --max-tokens"
+                    ) from None
                 said = (str(wrong).strip() or "out of memory").splitlines()[0][:200]
             # here, where the traceback does not hold the tensors any more
             gc.collect()
@@ -71,15 +75,17 @@ class Memory:
         pad: int,
         device: torch.device,
         kinds: Sequence[Hashable] | None = None,
+        idle: Callable[[], object] = lambda: None,
     ) -> None:
         """`work` on micro-batches of all rows (`tokens.micro_batches`); a row whose micro-batch went through is not
-        worked on again."""
+        worked on again. `idle` takes part in what other processes work on (`processes.in_step`)."""
         left = dict.fromkeys(range(len(rows)))
 
         def go(most: int) -> None:
             now = list(left)
             of_kind = None if kinds is None else [kinds[i] for i in now]
-            for batch in micro_batches([rows[i] for i in now], most, pad, device, of_kind):
+            batches = micro_batches([rows[i] for i in now], most, pad, device, of_kind)
+            for batch in processes.in_step(batches, idle):
                 whole = replace(batch, rows=tuple(now[i] for i in batch.rows))
                 work(whole)
                 for row in whole.rows:

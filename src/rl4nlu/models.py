@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from . import files, say
+from . import files, processes, say
 from .artefacts import check_no_adapter, needs_code
 from .errors import Diverged, UserError
 from .forward import shares_prefix
@@ -107,6 +107,8 @@ class Policy:
         for name, weight in self.named_trainable().items():
             if not bool(torch.isfinite(weight).all()):
                 raise Diverged(f"{name} is not finite, so the adapter was not written")
+        if not processes.is_main():
+            return
         with files.folder_in_one_step(folder / "adapter") as part:
             self.model.save_pretrained(part, selected_adapters=["default"], safe_serialization=True)
             (part / "README.md").unlink(missing_ok=True)  # peft's has gaps to fill in; the run has a card of its own
@@ -157,8 +159,36 @@ def load_policy(
     keep_freed_pages()
     place = device_of(device)
     chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
-    model, tokenizer = load_base(name, chosen)
+    if processes.sharded():
+        model, tokenizer = _load_share(name, chosen, place)
+    else:
+        model, tokenizer = load_base(name, chosen)
     return around(name, model.to(place), tokenizer, lora, adapter, reference, seed)
+
+
+def _load_share(name: str, dtype: torch.dtype, place: torch.device) -> tuple[Any, Any]:
+    """This process's share of a base model, and its tokenizer.
+
+    Raises:
+        UserError: as `load_base`.
+    """
+    from .sharing import shared_out
+
+    loaded: list[Any] = []
+
+    def load() -> Any:
+        model, tokenizer = load_base(name, dtype)
+        loaded.append(tokenizer)
+        return model
+
+    def build(config: Any) -> Any:
+        config = config or AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+    model = shared_out(load, build, place)
+    tokenizer = loaded[0] if loaded else AutoTokenizer.from_pretrained(source_of(name), trust_remote_code=False)
+    return model, tokenizer
 
 
 def load_base(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
@@ -308,8 +338,10 @@ def cannot_load(name: str, wrong: Exception, kind: str) -> str:
 
 
 def device_of(name: str) -> torch.device:
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())  # of several processes each has one of its own
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -51,7 +51,7 @@ class Meter:
             Meter._left = BUDGET
         self._live: Live | None = None
         self._console = console or Console(stderr=True)
-        if self._console.is_terminal and not say.machines_read():
+        if self._console.is_terminal and not say.machines_read() and not say.silent():
             self._live = Live(console=self._console, get_renderable=self._panel, refresh_per_second=5)
 
     def __enter__(self) -> Meter:

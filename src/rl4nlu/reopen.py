@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import say
+from . import processes, say
 from .config import read_yaml, validate
 from .errors import UserError, did_you_mean_path
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
@@ -111,6 +111,7 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
     Raises:
         UserError: as `rest_of`.
     """
+    processes.join((settings.device if settings else None) or read_config(path).get("device") or "auto")
     rest = rest_of(path, settings)
     if rest.prepared is None:
         say.line(f"{path} is finished")

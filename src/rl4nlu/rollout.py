@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .forward import Beginning, begin, more, read_last
+from . import processes
+from .forward import Beginning, begin, more, read_last, take_part
 from .models import Policy
+from .prompts import Prompter
 from .seeding import generator
 from .tokens import Batch, Encoded, micro_batches, pad_right
 
@@ -81,8 +83,13 @@ def sample(
         work(begun.batch)
         return True
 
+    def idle() -> None:
+        room = [[policy.pad] * max_new_tokens] * K
+        (batch,) = micro_batches([((policy.pad,) * 2, room)], max_tokens, policy.pad, policy.device)
+        _sample_batch(policy, batch, K, lambda text: True, max_new_tokens, None, None)
+
     if not policy.memory.fitting("rollout", max_tokens, at_once):
-        policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device)
+        policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, idle=idle)
     return answers
 
 
@@ -98,7 +105,7 @@ def begin_all(
         max_new_tokens: where an answer is cut.
         max_tokens: bound of the tokens in a micro-batch.
     """
-    if not policy.shared:
+    if not policy.shared or processes.sharded() or not prompts:
         return None
     rows = [(prompt, [[policy.pad] * max_new_tokens] * answers) for prompt in prompts]
     batches = list(islice(micro_batches(rows, max_tokens, policy.pad, policy.device), 2))
@@ -110,17 +117,21 @@ def begin_all(
 
 @torch.no_grad()
 def think(
-    policy: Policy, rows: Sequence[Encoded], max_tokens: int, uniform_BKA: Tensor | None = None
+    policy: Policy,
+    prompter: Prompter,
+    rows: Sequence[Encoded],
+    max_tokens: int,
+    uniform_BKA: Tensor | None = None,
 ) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
     """What the model writes in front of its answers: K texts a prompt, each with the bridge to the answer, in tokens.
 
     Args:
         policy: the model.
-        rows: prompts of one prompter.
+        prompter: who wrote the prompts.
+        rows: the prompts.
         max_tokens: bound of the tokens in a micro-batch.
         uniform_BKA: as in `sample`, for `Prompter.reason` tokens; None: one greedy text.
     """
-    prompter = rows[0].prompter
     found = sample(policy, [row.ids for row in rows], prompter.thought, prompter.reason, max_tokens, uniform_BKA)
     return [
         [(text.tokens, () if prompter.bridged(text.text) else row.bridge) for text in texts]
@@ -143,6 +154,11 @@ def _sample_batch(
     ends = policy.end_tokens
     logits_MV = reader.first().repeat_interleave(K, 0)
     for t in range(max_new_tokens):
+        if not alive_BK.any():  # other processes go on
+            take_part(policy.model, policy.shared)
+            if t + 1 == max_new_tokens or not processes.go_on(False):
+                break
+            continue
         uniform_M = None if uniform_BKA is None else uniform_BKA[:, :, t][alive_BK]
         token_M, logp_M = draw(logits_MV, uniform_M)
         tokens_BK = torch.full((B, K), policy.pad, dtype=torch.long)
@@ -152,9 +168,10 @@ def _sample_batch(
             logps[b][k].append(logp)
             if tokens[b][k][-1] in ends or finished(_text(policy, tokens[b][k])):
                 alive_BK[b, k], ended_BK[b, k] = False, True
-        if not alive_BK.any() or t + 1 == max_new_tokens:
+        if t + 1 == max_new_tokens or not processes.go_on(bool(alive_BK.any())):
             break
-        logits_MV = reader.more(tokens_BK, alive_BK)
+        if alive_BK.any():
+            logits_MV = reader.more(tokens_BK, alive_BK)
     return [
         [
             Answer(tuple(tokens[b][k]), tuple(logps[b][k]), _text(policy, tokens[b][k]), bool(ended_BK[b, k]))

@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import config, files, say, settings, track
-from .errors import Diverged, Halted, NoSpace, OutOfMemory, UserError, did_you_mean_path
+from . import config, files, processes, say, settings, track
+from .errors import Diverged, Halted, NoSpace, OutOfMemory, PeerLost, UserError, did_you_mean_path
 from .names import short
 from .stop import Interrupted, deferred
 from .tasks.own import dump, is_file
@@ -21,12 +21,13 @@ SCHEMA = 1
 STATUS = "status.json"
 PATHS = ("data", "init", "adapter", "model")
 """Settings that may be relative to the folder in which the run was begun."""
-ENDS = {Interrupted: "stopped", NoSpace: "stopped", OutOfMemory: "stopped", Diverged: "diverged"}
+ENDS = {Interrupted: "stopped", NoSpace: "stopped", OutOfMemory: "stopped", PeerLost: "stopped", Diverged: "diverged"}
 """How a run ends by what."""
 
 
 class Run:
-    """One run folder, in use by this process alone: settings, metrics a step, predictions a row, results.
+    """One run folder, in use by this process alone: settings, metrics a step, predictions a row, results. Of several
+    processes that make the run together the main one writes, and what it reads all are told.
 
     As a context manager it notes in status.json how the work ended: finished, stopped (by a signal, or for want of disk
     space), diverged, or failed.
@@ -35,16 +36,18 @@ class Run:
     HOME = Path("runs")
     """Where runs go whose folder is not named."""
 
-    def __init__(self, path: Path, reopened: bool = False) -> None:
+    def __init__(self, path: Path, reopened: bool = False, writes: bool = True) -> None:
         """
         Args:
             path: the folder.
             reopened: go on with what is there.
+            writes: this process is the one that writes there.
 
         Raises:
             UserError: another process works in it.
         """
         self._lock: int | None = None
+        self.writes = writes
         self.mirror: track.Mirror | None = None
         self.steps: int | None = None
         self.path, self.reopened = path, reopened
@@ -52,6 +55,8 @@ class Run:
         self.predictions = files.Log(path / "predictions.jsonl")
         self.checkpoints = path / "checkpoints"
         self.identity: Mapping[str, Any] = {}
+        if not writes:
+            return
         self._lock = _lock(path)
         status = files.read_json(path / STATUS)
         self._before = str(status.get("state", "stopped")), str(status.get("why", ""))
@@ -63,17 +68,24 @@ class Run:
         Raises:
             UserError: the folder is not as it should be, or another process works in it.
         """
-        if not reopened:
-            with deferred():  # a signal waits until the folder is what `resume` takes
-                run = cls.create(command, settings)
-        else:
-            assert settings.out is not None
-            run = cls(settings.out, reopened=True)
-            files.sweep(run.path)
-        if (tracker := getattr(settings, "track", "none")) != "none":
-            run.mirror = track.Mirror(tracker, run.path, {"command": command, **settings.model_dump(mode="json")})
-        say.note(f"run folder: {run.path}")
-        return run
+        begun: list[Run] = []
+
+        def begin() -> str:
+            if not reopened:
+                with deferred():  # a signal waits until the folder is what `resume` takes
+                    run = cls.create(command, settings)
+            else:
+                assert settings.out is not None
+                run = cls(settings.out, reopened=True)
+                files.sweep(run.path)
+            if (tracker := getattr(settings, "track", "none")) != "none":
+                run.mirror = track.Mirror(tracker, run.path, {"command": command, **settings.model_dump(mode="json")})
+            say.note(f"run folder: {run.path}")
+            begun.append(run)
+            return str(run.path)
+
+        path = Path(processes.from_main(begin))
+        return begun[0] if begun else cls(path, reopened, writes=False)
 
     @classmethod
     def create(cls, command: str, settings: settings.Settings) -> Run:
@@ -114,33 +126,41 @@ class Run:
             UserError: it is not.
         """
         self.identity = identity
+        processes.from_main(self._about)
+
+    def _about(self) -> None:
         file = self.path / "identity.json"
         if self.reopened and file.is_file():
-            check_same(self.path, files.read_json(file), identity)
+            check_same(self.path, files.read_json(file), self.identity)
         else:
-            files.write_json(file, identity)
+            files.write_json(file, self.identity)
         self.note("running")
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one logged step to metrics.jsonl."""
+        if not self.writes:
+            return
         self.metrics.append(row)
         if self.mirror is not None:
             self.mirror.log(row)
 
     def predict(self, row: Mapping[str, Any]) -> None:
         """Append one row to predictions.jsonl."""
-        self.predictions.append(row)
+        if self.writes:
+            self.predictions.append(row)
 
     def keep_prompts(self, task: str, prompts: Mapping[str, str]) -> None:
         """Put the prompts of some rows of a task (id -> text) into prompts.json, for a reader of its answers."""
         file = self.path / "prompts.json"
-        files.write_json(file, {**files.read_json(file), task: prompts})
+        if self.writes:
+            files.write_json(file, {**files.read_json(file), task: prompts})
 
     def predicted(self, task: str, multiple: int) -> list[dict[str, Any]]:
         """The rows of a task that were predicted before the run was reopened, cut back to a multiple of so many: the
         rest of such a group is predicted again together, as it would have been. What stands behind them is removed."""
-        if not self.reopened:
-            return []
+        return processes.from_main(lambda: self._predicted(task, multiple)) if self.reopened else []
+
+    def _predicted(self, task: str, multiple: int) -> list[dict[str, Any]]:
         before, found = 0, []
         for end, row in self.predictions.lines():
             if row.get("task") == task:
@@ -160,10 +180,7 @@ class Run:
             names: of the tasks.
             work: the task's number -> its result.
         """
-        there = (self.path / "results.json").is_file()
-        results = read_results(self.path)[: len(names)] if self.reopened and there else []
-        if [result.get("task") for result in results] != list(names[: len(results)]):
-            results = []
+        results = processes.from_main(lambda: self._results_of(names)) if self.reopened else []
         for number in range(len(results), len(names)):
             results.append(work(number))
             self.write_results(results)
@@ -171,13 +188,24 @@ class Run:
                 self.mirror.result(results[-1])
         return results
 
+    def _results_of(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Those that are there."""
+        if not (self.path / "results.json").is_file():
+            return []
+        results = read_results(self.path)[: len(names)]
+        return results if [result.get("task") for result in results] == list(names[: len(results)]) else []
+
     def write_results(self, results: list[dict[str, Any]]) -> None:
         """Replace results.json by all results so far, in one step."""
+        if not self.writes:
+            return
         self.predictions.sync()
         files.write_json(self.path / "results.json", {"schema": SCHEMA, "results": results})
 
     def note(self, state: str, why: str = "") -> None:
         """Write status.json."""
+        if not self.writes:
+            return
         status = {"state": state, "why": why, "process": os.getpid(), "host": platform.node()}
         files.write_json(self.path / STATUS, status if self.steps is None else {**status, "steps": self.steps})
 
@@ -188,11 +216,11 @@ class Run:
         try:
             if error is None:
                 self.note("finished")
-            elif self.reopened and isinstance(error, UserError):
+            elif self.reopened and isinstance(error, UserError) and self.writes:
                 self.note(*self._before)  # it could not be gone on with, and is what it was
             else:
                 self.note(ENDS.get(type(error), "failed"), str(error) or type(error).__name__)
-            if isinstance(error, Diverged):
+            if isinstance(error, Diverged) and self.writes:
                 files.write_json(self.path / "diverged.json", {"what": str(error), "rows": error.rows})
         except (NoSpace, OSError) as wrong:  # the status is not worth hiding how the run ended
             say.note(f"warning: {wrong}")

@@ -55,11 +55,27 @@ def to_machines() -> Iterator[None]:
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Within this block nothing is told."""
-    _Voice.hushed = True
+    before, _Voice.hushed = _Voice.hushed, True
     try:
         yield
     finally:
-        _Voice.hushed = False
+        _Voice.hushed = before
+
+
+def silence() -> None:
+    """Nothing is told from here on: another process of the same run does."""
+    _Voice.hushed = True
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the end of the process
+
+
+def speak() -> None:
+    """Errors are told again: whoever told them is gone."""
+    _Voice.hushed = False
+
+
+def silent() -> bool:
+    """Whether nothing is told."""
+    return _Voice.hushed
 
 
 def _number_of(stream: Any) -> int | None:
@@ -135,7 +151,7 @@ def end(facts: Mapping[str, Any], *lines: str) -> None:
     if machines_read():
         _Voice.end = {**(_Voice.end or {}), **facts}
     for one in lines:
-        if not machines_read():
+        if not machines_read() and not _Voice.hushed:
             print(one, flush=True)
 
 
@@ -159,5 +175,7 @@ def error(text: str, exit_code: int, what: str = "error: ") -> None:
     text = printable(redact(" ".join(text.split())))
     _Voice.failed = True
     event("error", {"message": text, "exit_code": exit_code})
+    if _Voice.hushed:
+        return
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(f"{what}{text}", file=sys.stderr)

@@ -11,9 +11,9 @@ from types import TracebackType
 
 import torch
 
-from . import say, stop
-from .checkpoint import Broken, Snapshot, give, newest, save, take
-from .errors import NoSpace, UserError
+from . import processes, say, stop
+from .checkpoint import Broken, Snapshot, give, newest, save, take, to_all
+from .errors import NoSpace, PeerLost, UserError
 from .run import Run, environment
 from .settings import ClassifySettings, TrainSettings
 from .state import Numbers, State, Stateful
@@ -59,6 +59,7 @@ class Session:
         self.parts = {**parts, "session": Numbers(self, "steps")}
         self.step = 0
         self._environment = {**environment(), "threads": torch.get_num_threads(), "device": _name_of(device)}
+        self._environment["processes"] = processes.count()
         if isinstance(settings, TrainSettings):
             self._environment["max_tokens"] = settings.max_tokens
         self._held: Snapshot | None = None
@@ -68,21 +69,13 @@ class Session:
             self._go_on()
 
     def _go_on(self) -> None:
-        folder, log = self.run.checkpoints, self.run.metrics
-        snapshot, broken = newest(folder, self.run.identity, log)
-        for path, reason in broken.items():
-            say.note(f"warning: {path}: {reason}; it is passed over")
+        snapshot = to_all(self._newest)
         if snapshot is None:
-            if broken or log.size:  # the first checkpoint is written before the first line of the log
-                raise UserError(
-                    f"{folder}: no checkpoint is whole; remove {self.run.path} and make the run again, or make it with "
-                    "another --out"
-                )
             return
-        self._broken = set(broken)
         give(snapshot, self.parts)
         self.step = self._saved_step = snapshot.step
-        log.cut(snapshot.log_bytes)
+        if self.run.writes:
+            self.run.metrics.cut(snapshot.log_bytes)
         differs = {k: v for k, v in self._environment.items() if snapshot.environment.get(k) != v}
         if differs:
             told = ", ".join(
@@ -91,6 +84,24 @@ class Session:
             say.note(f"note: the rest may differ in the last bits from a run without a stop: {told}")
         if {"device", "max_tokens"} & set(differs) and "memory" in self.parts:
             self.parts["memory"].load(State(values={"most": {}}))  # what was too much then may fit now
+
+    def _newest(self) -> Snapshot | None:
+        """The newest whole checkpoint, if any was written.
+
+        Raises:
+            UserError: the run's checkpoints are broken, or of another run.
+        """
+        folder, log = self.run.checkpoints, self.run.metrics
+        snapshot, broken = newest(folder, self.run.identity, log)
+        for path, reason in broken.items():
+            say.note(f"warning: {path}: {reason}; it is passed over")
+        if snapshot is None and (broken or log.size):  # the first one is written before the first line of the log
+            raise UserError(
+                f"{folder}: no checkpoint is whole; remove {self.run.path} and make the run again, or make it with "
+                "another --out"
+            )
+        self._broken = set(broken)
+        return snapshot
 
     def __enter__(self) -> Session:
         self._deferred = contextlib.ExitStack()
@@ -106,17 +117,19 @@ class Session:
 
     def __iter__(self) -> Iterator[int]:
         while self.step < self.steps:
+            processes.poll()
             yield self.step
             self.step += 1
             self._held = None
-            if self.step < self.steps and self._due():
+            if self.step < self.steps and self.run.writes and self._due():
                 self.save()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            if isinstance(error, stop.Interrupted):
+            if isinstance(error, stop.Interrupted | PeerLost):  # every process has all that is trained
                 self.save(self._held)
-                error.kept = f"{self._saved_step} of {self.steps} steps are saved"
+                if isinstance(error, stop.Interrupted):
+                    error.kept = f"{self._saved_step} of {self.steps} steps are saved"
             elif error is None:
                 self.save()
         finally:
@@ -136,6 +149,9 @@ class Session:
             say.note(f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands")
 
     def _save(self, snapshot: Snapshot) -> None:
+        if not self.run.writes:
+            self._saved_step = snapshot.step
+            return
         start = time.monotonic()
         self.run.metrics.sync()
         for path in self._broken:  # they count for nothing, and none that is whole goes in their stead

@@ -49,6 +49,8 @@ class _State:
     """When it came."""
     depth = 0
     """How many `deferred` blocks there are around."""
+    together = False
+    """Several processes make the run: they stop at the same point, which `processes.poll` finds."""
 
 
 @contextlib.contextmanager
@@ -87,8 +89,18 @@ def poll() -> None:
     Raises:
         Interrupted: a signal has come.
     """
-    if _State.asked is not None:
+    if _State.asked is not None and not _State.together:
         raise Interrupted(_State.asked)
+
+
+def together() -> None:
+    """From here on several processes make the run: within `deferred` none stops alone."""
+    _State.together = True
+
+
+def asked() -> int | None:
+    """The signal that has come."""
+    return _State.asked
 
 
 def _on_signal(number: int, _: Any) -> None:

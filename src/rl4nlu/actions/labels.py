@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..forward import score
+from .. import processes
+from ..forward import score, take_part
 from ..guards import check_finite
 from ..labels import closed_set_logp, distinguishing
 from ..models import Policy
@@ -45,12 +48,14 @@ def score_labels(policy: Policy, batch: Batch, prompts: Sequence[Encoded]) -> tu
 def draw_labels(policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, reward: Reward) -> Rollout:
     """Draw a label for each answer to each prompt, and reward it; arguments as of `roll_out`."""
     rows = [(row.ids, distinguishing(row.answers)) for row in chosen]
+    own = processes.share(len(chosen))
+    mine, my_rows = [chosen[b] for b in own], [rows[b] for b in own]
     kept = keep(
-        policy, rows, chosen, settings, lambda batch: score_labels(policy, batch, [chosen[i] for i in batch.rows])
+        policy, my_rows, mine, settings, lambda batch: score_labels(policy, batch, [mine[i] for i in batch.rows])
     )
-    logp, value = _score_all_labels(policy, chosen, rows, settings.max_tokens, kept)
+    logp, value = _score_all_labels(policy, mine, my_rows, settings.max_tokens, kept)
     with policy.as_reference():
-        ref_logp, _ = _score_all_labels(policy, chosen, rows, settings.max_tokens)
+        ref_logp, _ = _score_all_labels(policy, mine, my_rows, settings.max_tokens)
     asked = [(row.prompter.task, row.prompt.example) for row in chosen]
     masses = [logp_L.double().exp().tolist() for logp_L in logp]
     reward.observe(asked, [dict(zip(task.labels, p, strict=True)) for (task, _), p in zip(asked, masses, strict=True)])
@@ -82,7 +87,8 @@ def draw_labels(policy: Policy, chosen: list[Encoded], settings: PpoSettings, st
     logp_N1, ref_N1, value_N1 = logp_N[:, None], ref_N[:, None], value_N[:, None]
     drawn_BK = label_BK.to(policy.device)
     place_N1 = torch.zeros_like(mask_N1, dtype=torch.long)
-    return Rollout(chosen, rows, place_N1, mask_N1, logp_N1, ref_N1, value_N1, score_N, stats, drawn_BK, closed, kept)
+    numbers = (logp_N1, ref_N1, value_N1, score_N)
+    return Rollout(chosen, rows, place_N1, mask_N1, *numbers, stats, drawn_BK, closed, own, kept)
 
 
 def _invert(logp_L: Tensor, uniform_K: Tensor) -> Tensor:
@@ -94,7 +100,8 @@ def _invert(logp_L: Tensor, uniform_K: Tensor) -> Tensor:
 
 def _score_all_labels(
     policy: Policy, chosen: Sequence[Encoded], rows: Sequence, max_tokens: int, kept: Sequence[Kept] = ()
-) -> tuple[list, Tensor]:
+) -> tuple[list[Tensor], Tensor]:
+    """Log-probabilities within the closed set, and values, of all rows: of this process's, and then of those of all."""
     kinds = [row.prompter.task.name for row in chosen]
     logp: list[Tensor] = [torch.empty(0)] * len(rows)
     value_B = torch.zeros(len(rows), device=policy.device)
@@ -108,9 +115,15 @@ def _score_all_labels(
     def work(batch: Batch) -> None:
         note(batch, *score_labels(policy, batch, [chosen[i] for i in batch.rows]))
 
-    for one in kept:
-        assert isinstance(one.scores, tuple)
-        note(one.batch, *(x.detach() for x in one.scores))
-        return logp, value_B
-    policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds)
-    return logp, value_B
+    def found() -> list[Any]:
+        for one in kept:
+            assert isinstance(one.scores, tuple)
+            note(one.batch, *(x.detach() for x in one.scores))
+        if not kept:
+            idle = partial(take_part, policy.model, policy.shared)
+            policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds, idle)
+        return logp if processes.count() == 1 else [logp_L.tolist() for logp_L in logp]
+
+    told = processes.gathered(found)
+    whole = [torch.as_tensor(logp_L, dtype=value_B.dtype, device=policy.device) for logp_L in told]
+    return whole, processes.gathered_rows(value_B[:, None])[:, 0]

@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..forward import Scores
 from ..models import Policy
 from ..rewards import Reward
@@ -60,8 +61,10 @@ class Rollout:
     """Which labels were drawn, where labels are the actions."""
     closed: Sequence[Closed] = ()
     """Where labels are the actions: one entry a prompt, of one row."""
+    mine: Sequence[int] = ()
+    """The prompts that this process has worked on."""
     kept: list[Kept] = field(default_factory=list)
-    """At most one; whoever uses it takes it out."""
+    """At most one, over this process's prompts; whoever uses it takes it out."""
 
     @property
     def kinds(self) -> list[str]:
@@ -81,6 +84,11 @@ class ActionScores:
     gold_mask_bA: Tensor
 
 
+def in_parts(settings: PpoSettings) -> bool:
+    """Whether an optimizer step is on some of a step's prompts only."""
+    return settings.minibatch is not None and settings.minibatch < settings.batch_size
+
+
 def keep(
     policy: Policy,
     rows: Sequence,
@@ -90,7 +98,7 @@ def keep(
 ) -> list[Kept]:
     """`work` on all rows with gradients, if all go through the model at once and the optimizer's first step is on all
     of them; else nothing."""
-    if settings.minibatch is not None and settings.minibatch < len(rows):
+    if in_parts(settings) or processes.sharded() or not rows:
         return []
     kinds = [row.prompter.task.name for row in chosen]
 

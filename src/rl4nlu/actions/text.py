@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from ..forward import Beginning, Entropy, Scores, begin, score
+from .. import processes
+from ..forward import Beginning, Entropy, Scores, begin, score, take_part
 from ..guards import check_finite
 from ..models import Policy
+from ..prompts import Prompter
 from ..rewards import Reward
 from ..rollout import begin_all, sample, think, uniforms
 from ..settings import PpoSettings
 from ..tokens import Batch, Encoded, pad_right
-from .record import Kept, Rollout, keep, shared_stats
+from .record import Kept, Rollout, in_parts, keep, shared_stats
 
 
 @torch.no_grad()
@@ -24,22 +27,22 @@ def write_text(
     policy: Policy, chosen: list[Encoded], settings: PpoSettings, step: int, longest: int, reward: Reward
 ) -> Rollout:
     """Let the policy write its answers to each prompt, and reward them; arguments as of `roll_out`."""
-    written: list[_Written] = []
-    uniform = uniforms(len(chosen), settings.answers, settings.reason + longest, settings.seed, "rollout", step)
-    begun = _begun(policy, chosen, settings, longest)
-    for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
-        at = list(part)
-        written += _write(policy, [chosen[i] for i in at], longest, settings.max_tokens, uniform[at], begun)
     K = settings.answers
+    own = processes.share(len(chosen))
+    mine = [chosen[b] for b in own]
+    begun = _begun(policy, mine, settings, longest)
+    written = _write_all(policy, chosen, own, settings, step, longest, begun)
     rows = [(row.ids, [one.tokens for one in written[b * K : b * K + K]]) for b, row in enumerate(chosen)]
     place_NA, mask_NA = pad_right([one.places for one in written], 0)
     place_NA, mask_NA = place_NA.to(policy.device), mask_NA.to(policy.device)
-    asked_rows = with_gold_answers(rows, chosen) if settings.sft_coef else rows
-    kept = keep(policy, asked_rows, chosen, settings, lambda batch: score_with_entropy(policy, batch, settings, begun))
-    logp_NA, value_NA = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, True, kept)
+    my_rows, here = [rows[b] for b in own], slice(own.start * K, own.stop * K)
+    asked_rows = with_gold_answers(my_rows, mine) if settings.sft_coef else my_rows
+    kept = keep(policy, asked_rows, mine, settings, lambda batch: score_with_entropy(policy, batch, settings, begun))
+    actions = (my_rows, mine, place_NA[here], mask_NA[here], settings.max_tokens)
+    logp_NA, value_NA = _score_all(policy, *actions, True, kept)
     with policy.as_reference():
         alike = _alike(policy, kept, begun, settings)
-        ref_logp_NA, _ = _score_all(policy, rows, chosen, place_NA, mask_NA, settings.max_tokens, False, alike)
+        ref_logp_NA, _ = _score_all(policy, *actions, False, alike)
     asked = [row for row in chosen for _ in range(K)]
     parsed = [row.prompter.parse(one.verdict) for row, one in zip(asked, written, strict=True)]
     judged = [(row.prompter.task, label, row.prompt.example) for row, label in zip(asked, parsed, strict=True)]
@@ -53,13 +56,38 @@ def write_text(
         "kl": float((logp_NA - ref_logp_NA).sum(1).mean()),  # nats an answer, the k1 estimator
         "answer_tokens": float(mask_NA.sum(1).float().mean()),
     }
-    return Rollout(chosen, rows, place_NA, mask_NA, logp_NA, ref_logp_NA, value_NA, score_N, stats, kept=kept)
+    numbers = (logp_NA, ref_logp_NA, value_NA, score_N)
+    return Rollout(chosen, rows, place_NA, mask_NA, *numbers, stats, mine=own, kept=kept)
+
+
+def _write_all(
+    policy: Policy,
+    chosen: Sequence[Encoded],
+    own: Sequence[int],
+    settings: PpoSettings,
+    step: int,
+    longest: int,
+    begun: Beginning | None,
+) -> list[_Written]:
+    """K answers to each prompt, of which this process writes those to its `own`."""
+    uniform = uniforms(len(chosen), settings.answers, settings.reason + longest, settings.seed, "rollout", step)
+
+    def work() -> list[tuple]:
+        found: list[_Written] = []
+        for _, part in groupby(range(len(chosen)), key=lambda i: id(chosen[i].prompter)):
+            of_one = list(part)
+            at = [i for i in of_one if i in own]
+            if at or processes.sharded():
+                prompter, rows = chosen[of_one[0]].prompter, [chosen[i] for i in at]
+                found += _write(policy, prompter, rows, longest, settings.max_tokens, uniform[at], begun)
+        return [astuple(one) for one in found]
+
+    return [_Written(tuple(tokens), tuple(places), verdict) for tokens, places, verdict in processes.gathered(work)]
 
 
 def _begun(policy: Policy, chosen: list[Encoded], settings: PpoSettings, longest: int) -> Beginning | None:
     """The prompts, read once for sampling and for the first inner epoch, where all goes through the model at once."""
-    in_parts = settings.minibatch is not None and settings.minibatch < len(chosen)
-    if in_parts or chosen[0].prompter.reason or len({id(row.prompter) for row in chosen}) > 1:
+    if in_parts(settings) or settings.reason or len({id(row.prompter) for row in chosen}) > 1:
         return None
     prompts = [row.ids for row in chosen]
 
@@ -93,6 +121,7 @@ class _Written:
 
 def _write(
     policy: Policy,
+    prompter: Prompter,
     rows: list[Encoded],
     longest: int,
     max_tokens: int,
@@ -100,11 +129,11 @@ def _write(
     begun: Beginning | None,
 ) -> list[_Written]:
     """K answers to each prompt of one prompter, in the order of the prompts."""
-    prompter, K = rows[0].prompter, uniform_BKA.shape[1]
+    K = uniform_BKA.shape[1]
     thoughts: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = [[((), ())] * K for _ in rows]
     prompts, uniform = [row.ids for row in rows], uniform_BKA
     if prompter.reason:  # every text then is a prompt of its own, with one verdict
-        thoughts = think(policy, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
+        thoughts = think(policy, prompter, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
         prompts = [row.ids + own + bridge for row, texts in zip(rows, thoughts, strict=True) for own, bridge in texts]
         uniform = uniform_BKA[:, :, prompter.reason :].flatten(0, 1)[:, None]
     found = sample(policy, prompts, prompter.finished, longest, max_tokens, uniform, begun)
@@ -128,9 +157,10 @@ def _score_all(
     with_value: bool,
     kept: Sequence[Kept] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and values of every action, in the order of the rows: (N, A), zero where the mask is False."""
+    """Log-probabilities and values of every action, in the order of the rows: (N, A), zero where the mask is False. The
+    arguments are about this process's rows, and what is given about those of all."""
     N, A = mask_NA.shape
-    K = N // len(rows)
+    K = N // max(1, len(rows))
     logp_NA = torch.zeros((N, A), device=policy.device)
     value_NA = torch.zeros((N, A), device=policy.device)
     head = policy.value_head if with_value else None
@@ -142,19 +172,22 @@ def _score_all(
         if scores.value_BKA is not None:
             value_NA[at] = torch.where(mask_NA[at], at_places(scores.value_BKA[:, :K].flatten(0, 1), place_NA[at]), 0.0)
 
-    if kept:
-        (one,) = kept
-        assert isinstance(one.scores, Scores)
-        note(one.batch, one.scores)
-    else:
+    def work(batch: Batch) -> None:
+        note(batch, score(policy.model, batch, policy.shared, value_head=head))
 
-        def work(batch: Batch) -> None:
-            note(batch, score(policy.model, batch, policy.shared, value_head=head))
+    def found() -> list[None]:
+        for one in kept:
+            assert isinstance(one.scores, Scores)
+            note(one.batch, one.scores)
+        if not kept:
+            idle = partial(take_part, policy.model, policy.shared)
+            policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds, idle)
+        what = "the log-probabilities or values of the answers are"
+        check_finite(what, [row.source for row in chosen], logp_NA, value_NA)
+        return []
 
-        policy.memory.each("rollout", rows, max_tokens, work, policy.pad, policy.device, kinds)
-    what = "the log-probabilities or values of the answers are"
-    check_finite(what, [row.source for row in chosen], logp_NA, value_NA)
-    return logp_NA, value_NA
+    processes.gathered(found)  # nothing: but whether it went well everywhere
+    return processes.gathered_rows(logp_NA), processes.gathered_rows(value_NA)
 
 
 def score_with_entropy(policy: Policy, batch: Batch, settings: PpoSettings, begun: Beginning | None = None) -> Scores:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import say
+from .. import processes, say
 from ..errors import UserError
 
 Args = Sequence[str]
@@ -52,7 +52,9 @@ def show_help(command: Command, args: Args, kind: Any = None) -> None:
 
 
 def make_run(command: str, settings: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """A run and its results: what needs no model is checked before the heavy imports come in."""
+    """A run and its results: what needs no model is checked before the heavy imports come in, but for those of several
+    processes."""
+    processes.join(settings.device)
     from ..reopen import function_of, prepare
 
     prepared = prepare(command, settings, reopened=False)

@@ -91,8 +91,10 @@ def predict(args: Args) -> None:
     for name in ("input", "output"):
         if getattr(settings, name) is None:
             raise UserError(f"--{name} is missing; see: rl4nlu predict --help")
+    from .. import processes
     from ..prepare import prepare_prediction
 
+    processes.join(settings.device)
     prepared = prepare_prediction(run, settings)
     from ..methods.predict import predict as run_it
 

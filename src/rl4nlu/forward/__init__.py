@@ -237,6 +237,16 @@ def read_last(model: Model, ids: Tensor, mask: Tensor) -> Tensor:
         return model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[0]
 
 
+def take_part(model: Model, shared: bool) -> None:
+    """A pass over next to nothing, backward too where gradients are enabled: what a process does that has no rows left
+    where a pass is one of all processes (`processes.in_step`). It adds nothing to any gradient."""
+    device = model.get_input_embeddings().weight.device
+    (batch,) = micro_batches([((1, 2), ((1,),))], 16, 0, device)
+    nothing = 0.0 * score(model, batch, shared).logp_BKA.sum()
+    if nothing.requires_grad:
+        nothing.backward()
+
+
 def begin(model: Model, batch: Batch, answers: int = 0, room: int = 0, goes_on: bool = False) -> Beginning:
     """Read the prompts of a micro-batch, and make ready for answers.
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import files, optim, stop
+from .. import files, optim, processes, stop
 from ..ask import Advance, Prediction
 from ..card import write_card
 from ..checkpoint import OptimizerState, Weights
@@ -49,20 +50,26 @@ def classify(settings: ClassifySettings, prepared: ClassifyRows | None = None) -
         classifier.refuse_long([*rows, *dev])
     learnt = [weight for weight in classifier.model.parameters() if weight.requires_grad]
     if not found.reopened:
-        check_space(settings.out, learnt, copies=3)
+        processes.from_main(lambda: check_space(settings.out, learnt, copies=3))
     with Run.begin("classify", settings, found.reopened) as run:
         run.about(identity_of(settings, [rows, dev], _texts(classifier, dev), classifier.model))
         steps = train(classifier, rows, settings, run, lora)
         with stop.deferred():
-            with files.folder_in_one_step(run.path / ("adapter" if lora else "model")) as folder:
-                classifier.tokenizer.save_pretrained(folder)
-                classifier.model.save_pretrained(folder, safe_serialization=True)
-                (folder / "README.md").unlink(missing_ok=True)  # peft's has gaps to fill in
+            if run.writes:
+                _save(classifier, run.path / ("adapter" if lora else "model"))
             extra = {"tune": "lora" if lora else "full", "train_rows": len(rows), "steps": steps}
             split = settings.split or task.eval_split
             results = run.each([task.name], lambda _: measure(classifier, dev, settings.seed, split, run, extra))
-            write_card(run, settings, results)
+            if run.writes:
+                write_card(run, settings, results)
     return run, results
+
+
+def _save(classifier: Classifier, path: Path) -> None:
+    with files.folder_in_one_step(path) as folder:
+        classifier.tokenizer.save_pretrained(folder)
+        classifier.model.save_pretrained(folder, safe_serialization=True)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's has gaps to fill in
 
 
 def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None) -> tuple[Run, list[dict[str, Any]]]:
@@ -140,6 +147,7 @@ def train(classifier: Classifier, rows: Sequence[Example], settings: ClassifySet
     usual = LORA_RATE * math.sqrt(256 / width) if lora else FULL_RATE * math.sqrt(384 / width)
     base = settings.learning_rate or usual
     named = {name: weight for name, weight in classifier.model.named_parameters() if weight.requires_grad}
+    processes.alike(named)
     weights = list(named.values())
     optimizer = torch.optim.AdamW(_with_decay(weights, settings.weight_decay), lr=0.0)
     # of a whole model also what is no weight and changes all the same, such as running means
@@ -155,7 +163,8 @@ def train(classifier: Classifier, rows: Sequence[Example], settings: ClassifySet
             start = time.perf_counter()
             chosen = [inputs[i] for i in batch_of(len(inputs), settings.batch_size, settings.seed, step)]
             work = partial(gradient, classifier, chosen, settings.seed, step)
-            loss = classifier.memory.fitting("update", len(chosen), work, smallest=1)
+            fitting = partial(classifier.memory.fitting, "update", len(chosen), work, smallest=1)
+            loss = processes.added(fitting, weights)["loss"]
             rate = optim.rate_at(settings, base, step, steps)
             norm = optim.apply(optimizer, weights, rate, settings.max_grad_norm, _sources(classifier, chosen))
             speed = len(chosen) / (time.perf_counter() - start)
@@ -180,8 +189,9 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return generator(seed, "order/classify", epoch).permutation(count)
 
 
-def gradient(classifier: Classifier, chosen: Sequence[Input], seed: int, step: int, most: int) -> float:
-    """The gradient of a step's loss, in the weights' `grad`; and the loss: the mean over the inputs.
+def gradient(classifier: Classifier, chosen: Sequence[Input], seed: int, step: int, most: int) -> dict[str, float]:
+    """This process's share of the gradient of a step's loss, in the weights' `grad`; and of the loss, the mean over the
+    inputs.
 
     Args:
         classifier: model and head.
@@ -193,11 +203,12 @@ def gradient(classifier: Classifier, chosen: Sequence[Input], seed: int, step: i
     model = classifier.model
     optim.clear(list(model.parameters()))
     model.train()
-    torch.manual_seed(derive(seed, "dropout", step))
+    torch.manual_seed(derive(seed, processes.own("dropout"), step))
     total, kind = 0.0, model.device.type
-    for start in range(0, len(chosen), most):
+    mine = [chosen[i] for i in processes.share(len(chosen))]
+    for start in range(0, len(mine), most):
         stop.poll()
-        part = chosen[start : start + most]
+        part = mine[start : start + most]
         batch = classifier.tokenizer.pad([inputs for _, inputs, _ in part], return_tensors="pt").to(model.device)
         targets = torch.tensor([target for _, _, target in part], device=model.device)
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
@@ -208,7 +219,7 @@ def gradient(classifier: Classifier, chosen: Sequence[Input], seed: int, step: i
             raise not_finite("the loss is", _sources(classifier, part))
         loss.backward()
         total += loss.item()
-    return total
+    return {"loss": total}
 
 
 def loss_of(logits_BC: Tensor, target_B: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import optim
+from .. import optim, processes
 from ..actions import (
     Kept,
     Rollout,
@@ -31,6 +31,7 @@ from ..ask import Question, label_logp
 from ..calibrate import mean_logp
 from ..collapse import Watch
 from ..curriculum import most_uncertain
+from ..forward import take_part
 from ..guards import not_finite
 from ..losses import Loss, expected_loss, ppo_loss, sft_loss
 from ..mixture import Mixture
@@ -208,15 +209,20 @@ def update(
         furthest = 0.0
         for start in range(0, prompts, size):
             part = order[start : start + size].tolist()
-            rows, kinds = rows_to_rescore(rollout, part, with_gold), [kind_of[p] for p in part]
+            # of a minibatch that is the whole rollout each process keeps to the prompts that it has worked on
+            own = [part[i] for i in processes.share(len(part))] if size < prompts else list(rollout.mine)
+            rows, kinds = rows_to_rescore(rollout, own, with_gold), [kind_of[p] for p in own]
             goal.count = len(part) if exact else int(mask_NA.view(prompts, -1)[part].sum())
-            goal.gold_count = len(part) if rollout.label_BK is not None else sum(len(row[1][-1]) for row in rows)
+            gold = [rollout.chosen[p].answers[rollout.chosen[p].gold] for p in part]
+            goal.gold_count = len(part) if rollout.label_BK is not None else sum(map(len, gold))
             if not goal.count and not with_gold and not settings.entropy_coef:
                 rollout.kept.clear()
                 continue  # all answers to every prompt earn the same
             goal.whole = int(rollout.mask_NA.view(prompts, -1)[part].sum())
-            work = partial(goal.gradient, policy, rows, kinds, part)
-            totals = policy.memory.fitting("update", settings.max_tokens, work)
+            work = partial(goal.gradient, policy, rows, kinds, own)
+            totals = processes.added(
+                partial(policy.memory.fitting, "update", settings.max_tokens, work), policy.trainable()
+            )
             optim.clear(still)
             of_part = [rollout.chosen[p].source for p in part]
             totals["grad_norm"] = optim.apply(optimizer, weights, rate, settings.max_grad_norm, of_part)
@@ -255,23 +261,24 @@ class Goal:
     """Gold tokens (over labels: prompts) in the minibatch."""
 
     def gradient(
-        self, policy: Policy, rows: Sequence, kinds: Sequence[str], part: Sequence[int], max_tokens: int
+        self, policy: Policy, rows: Sequence, kinds: Sequence[str], own: Sequence[int], max_tokens: int
     ) -> dict[str, float]:
-        """The gradient of a minibatch's loss, in the weights' `grad`; and the sums of the loss's parts.
+        """The gradient of this process's share of a minibatch's loss, in the weights' `grad`; and the sums of the
+        loss's parts.
 
         Args:
             policy: the policy.
-            rows: of the minibatch, from `rows_to_rescore`.
+            rows: this process's of the minibatch, from `rows_to_rescore`.
             kinds: the task of each.
-            part: which prompt of the rollout each is.
+            own: which prompt of the rollout each is.
             max_tokens: bound of the tokens in a micro-batch.
         """
         optim.clear(policy.trainable())
         totals: dict[str, float] = defaultdict(float)
-        kept = self.rollout.kept.pop() if self.rollout.kept else None  # of all rows, in the order of the rollout
+        kept = self.rollout.kept.pop() if self.rollout.kept else None  # of all these rows
         batches = micro_batches(rows, max_tokens, policy.pad, policy.device, kinds) if kept is None else [kept.batch]
-        for batch in batches:
-            at = [part[i] for i in batch.rows] if kept is None else batch.rows
+        for batch in processes.in_step(batches, partial(take_part, policy.model, policy.shared)):
+            at = [own[i] for i in batch.rows]
             loss = self.loss(policy, batch, at, kept)
             if not math.isfinite(loss.parts["loss"]):
                 raise not_finite("the loss is", [self.rollout.chosen[p].source for p in at])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import files
+from .. import files, processes
 from ..ask import Advance, Prediction, ask, encode
 from ..classifier import ask as ask_classifier
 from ..classifier import restore
@@ -25,17 +25,21 @@ def predict(run: Path, settings: PredictSettings, prepared: PredictionRows | Non
     found = prepared or prepare_prediction(run, settings)
     assert settings.output is not None
     part = settings.output.with_name(settings.output.name + ".part")
-    part.unlink(missing_ok=True)
-    log = files.Log(part)
+    log, writes = files.Log(part), processes.is_main()
     try:
+        if writes:
+            part.unlink(missing_ok=True)
         with Meter(f"predict {found.task.name}", len(found.rows)) as meter:
             for prediction in _answers(run, settings, found, meter.advance):
                 answer = {"task": found.task.name, **prediction.row}
                 del answer["gold"]
-                log.append(answer)
-        os.replace(part, settings.output)
+                if writes:
+                    log.append(answer)
+        if writes:
+            os.replace(part, settings.output)
     except BaseException:
-        part.unlink(missing_ok=True)
+        if writes:
+            part.unlink(missing_ok=True)
         raise
     return len(found.rows)
 

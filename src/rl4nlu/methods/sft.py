@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .. import optim
+from .. import optim, processes
 from ..ask import Question
-from ..forward import score
+from ..forward import score, take_part
 from ..guards import check_finite, not_finite
 from ..losses import sft_loss
 from ..mixture import Mixture
@@ -53,9 +53,9 @@ def train(
         for step in session:
             start = time.perf_counter()
             chosen = mixture.batch(step)
-            loss = policy.memory.fitting(
-                "update", settings.max_tokens, partial(gradient, policy, chosen, settings, step)
-            )
+            work = partial(gradient, policy, chosen, settings, step)
+            sums = processes.added(partial(policy.memory.fitting, "update", settings.max_tokens, work), weights)
+            loss = sums["loss"]
             rate = optim.rate_at(settings, base, step, steps)
             if best.is_due(step + 1):
                 session.hold()
@@ -68,16 +68,20 @@ def train(
     return steps, best.put_back()
 
 
-def gradient(policy: Policy, chosen: Sequence[Encoded], settings: SftSettings, step: int, max_tokens: int) -> float:
-    """The gradient of a step's loss, in the weights' `grad`; and the loss."""
+def gradient(
+    policy: Policy, chosen: Sequence[Encoded], settings: SftSettings, step: int, max_tokens: int
+) -> dict[str, float]:
+    """The gradient of this process's share of a step's loss, in the weights' `grad`; and of the loss."""
     optim.clear(policy.trainable())
+    count = sum(len(row.answers[row.gold]) for row in chosen)
+    chosen = [chosen[i] for i in processes.share(len(chosen))]
     pairs = [(row.ids, [row.answers[row.gold]]) for row in chosen]
-    count = sum(len(answer) for _, (answer,) in pairs)
-    policy.model.train()  # LoRA's dropout, a function of (seed, step)
-    torch.manual_seed(derive(settings.seed, "dropout", step))
+    policy.model.train()  # LoRA's dropout, a function of (seed, step, process)
+    torch.manual_seed(derive(settings.seed, processes.own("dropout"), step))
     loss = 0.0
     kinds = [row.prompter.task.name for row in chosen]
-    for batch in micro_batches(pairs, max_tokens, policy.pad, policy.device, kinds):
+    batches = micro_batches(pairs, max_tokens, policy.pad, policy.device, kinds)
+    for batch in processes.in_step(batches, partial(take_part, policy.model, policy.shared)):
         scores = score(policy.model, batch, policy.shared)
         part = sft_loss(scores.logp_BKA[:, 0], batch.answer_mask_BKA[:, 0], count)
         if not math.isfinite(part.parts["loss"]):
@@ -86,4 +90,4 @@ def gradient(policy: Policy, chosen: Sequence[Encoded], settings: SftSettings, s
             raise not_finite("the loss is", rows)
         part.total.backward()
         loss += part.parts["loss"]
-    return loss
+    return {"loss": loss}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from .. import files, say, stop
+from .. import files, processes, say, stop
 from ..ask import Question, encode
 from ..card import write_card
 from ..checkpoint import KEEP, OptimizerState, Weights
@@ -64,6 +64,8 @@ def train_and_measure(
         if settings.init is not None:
             policy.load_value_head(settings.init)
 
+    processes.alike(policy.named_trainable())
+
     def encoded(tasks: list[Task], of: Rows) -> list[Question]:
         return [encode(policy, task, settings, of[task.name], rows.shots[task.name]) for task in tasks]
 
@@ -75,7 +77,7 @@ def train_and_measure(
                 cut = f"{question.rows.cut} of {len(question.rows)}"
                 say.line(f"{question.task.name}: {cut} {name} prompts were too long and were cut")
     if not rows.reopened:
-        check_space(settings.out, policy.trainable())
+        processes.from_main(lambda: check_space(settings.out, policy.trainable()))
     examples = [*rows.learnt.values(), *rows.held.values(), *rows.dev.values()]
     prompts = [row.prompt.text for one in (*mixture.questions, *dev) for row in one.rows[:PROMPTS]]
     head = policy.value_head
@@ -90,7 +92,8 @@ def train_and_measure(
                 found["trained_on"] = list(rows.learnt)
             names = [question.task.name for question in dev]
             results = run.each(names, lambda i: measure(policy, dev[i], settings, method, run, found))
-            write_card(run, settings, results)
+            if run.writes:
+                write_card(run, settings, results)
     return run, results
 
 

@@ -1,0 +1,117 @@
+"""Who of several processes is still there: each holds a connection to the main one, which the system closes when a
+process ends, however it ends; the main one tells the others. Nothing is asked for regularly, and nothing waits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from typing import Any, TextIO
+
+from ..errors import PeerLost
+
+PATIENCE = 20.0
+"""Seconds that this process has to end by itself once another is lost; it may wait for it where nothing wakes it."""
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
+"""A machine that is gone says nothing: after so many seconds of silence it is asked, and so often."""
+
+
+class Watch:
+    """This process's end of the connections."""
+
+    _listening: socket.socket | None = None
+
+    def __init__(self, rank: int, count: int, host: str, port: int) -> None:
+        """
+        Args:
+            rank: of this process.
+            count: of all.
+            host: of the main process.
+            port: on which it listens (`listen`).
+        """
+        self.rank, self.count = rank, count
+        self.first_lost: int | None = None
+        """Rank of the process that is lost."""
+        self._lost = ""
+        self._known = threading.Event()
+        self._leaving = False
+        self._peers: dict[int, socket.socket] = {}
+        if rank == 0:
+            assert self._listening is not None
+            for _ in range(count - 1):
+                peer, _ = self._listening.accept()
+                self._begin(None, peer)
+            self._listening.close()
+            type(self)._listening = None
+        else:
+            peer = socket.create_connection((host, port), timeout=60)
+            peer.settimeout(None)
+            peer.sendall(f"{rank}\n".encode())
+            self._begin(0, peer)
+
+    @classmethod
+    def listen(cls, host: str) -> int:
+        """Begin to listen, in the main process. The port."""
+        family = socket.getaddrinfo(host, None)[0][0]
+        cls._listening = socket.create_server(("", 0), family=family)
+        return int(cls._listening.getsockname()[1])
+
+    def _begin(self, number: int | None, peer: socket.socket) -> None:
+        _keep_alive(peer)
+        said = peer.makefile("r", encoding="utf-8", errors="replace")
+        number = int(said.readline()) if number is None else number
+        self._peers[number] = peer
+        threading.Thread(target=self._listen_to, args=(number, said), daemon=True).start()
+
+    def lost(self, seconds: float = 0.0) -> str:
+        """Who is lost, in words; empty if nobody is known to be after so many seconds."""
+        self._known.wait(seconds)
+        return self._lost
+
+    def leave(self, why: str) -> None:
+        """Say that this process ends.
+
+        Args:
+            why: what went wrong; empty: nothing did.
+        """
+        self._leaving = True
+        for peer in self._peers.values():
+            self._tell(peer, {"rank": self.rank, "why": why})
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_WR)
+
+    def _tell(self, peer: socket.socket, what: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # it is gone itself
+            peer.sendall((json.dumps(what) + "\n").encode())
+
+    def _listen_to(self, number: int, said: TextIO) -> None:
+        told: dict[str, Any] = {"rank": number, "why": None}
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(said.readline())
+        if self._leaving or told["why"] == "" or self._known.is_set():
+            return
+        gone = f"process {told['rank']} of {self.count}"
+        self.first_lost = told["rank"]
+        self._lost = (
+            f"{gone} has ended: {told['why']}" if told["why"] else f"{gone} is gone; it, or its machine, was killed"
+        )
+        self._known.set()
+        if self.rank == 0:
+            for other, peer in self._peers.items():
+                if other != number:
+                    self._tell(peer, told)
+        time.sleep(PATIENCE)
+        if not self._leaving:  # it waits for the one that is gone, and nothing wakes it
+            with contextlib.suppress(OSError):
+                os.write(2, f"error: {self._lost}; what was saved is whole: rl4nlu resume RUN\n".encode())
+            os._exit(PeerLost.exit_code)
+
+
+def _keep_alive(peer: socket.socket) -> None:
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # each system has some of them
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,81 @@
+"""Which of the processes of a run this one is, and how they exchange what they know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .. import say
+from ..errors import PeerLost
+from .watch import Watch
+
+
+class World:
+    """This process's place among those of the run."""
+
+    rank = 0
+    count = 1
+    sharded = False
+    """The base model's layers are shared out."""
+    group: Any = None
+    """For what is no tensor of the model: on the CPU."""
+    watch: Watch | None = None
+
+
+def rank() -> int:
+    """Number of this process; 0 is the main one."""
+    return World.rank
+
+
+def count() -> int:
+    """How many processes make the run."""
+    return World.count
+
+
+def is_main() -> bool:
+    """Whether this process writes and talks."""
+    return World.rank == 0
+
+
+def sharded() -> bool:
+    """Whether the layers of the base model are shared out among the processes."""
+    return World.sharded
+
+
+@contextmanager
+def talking() -> Iterator[None]:
+    """What is said to the other processes within this block fails where one of them is gone.
+
+    Raises:
+        PeerLost: one is.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as wrong:
+        watch = World.watch
+        lost = watch.lost(5.0) if watch is not None else ""
+        if watch is not None and watch.first_lost == 0 and World.rank == 1:
+            say.speak()  # who else would
+        if not lost:
+            first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
+            lost = f"another process of this run cannot be reached ({first})"
+        raise PeerLost(lost) from None
+
+
+def exchange(mine: Any) -> list[Any]:
+    """What every process gives here, in their order."""
+    import torch
+    import torch.distributed as dist
+
+    said = torch.frombuffer(bytearray(json.dumps(mine).encode()), dtype=torch.uint8)
+    with talking():
+        size = torch.tensor([len(said)])
+        sizes = [torch.zeros_like(size) for _ in range(World.count)]
+        dist.all_gather(sizes, size, group=World.group)
+        longest = int(max(sizes))
+        padded = torch.nn.functional.pad(said, (0, longest - len(said)))
+        parts = [torch.empty_like(padded) for _ in range(World.count)]
+        dist.all_gather(parts, padded, group=World.group)
+    return [json.loads(part[: int(n)].numpy().tobytes()) for part, n in zip(parts, sizes, strict=True)]

@@ -1,0 +1,94 @@
+"""A base model of which every process holds its share (FSDP2, `torch.distributed.fsdp.fully_shard`).
+
+The frozen weights of the decoder's layers are cut up, a layer at a time is put together for a forward or backward pass.
+Everything else is whole in every process: embeddings and output embedding, which the forward pass reads outside of
+modules (forward/projection.py), and all that is trained, LoRA in float32 and the value head. So no unit mixes types,
+gradients are added up as without sharing (`processes.added`), and any process can write the adapter.
+
+The main process alone reads the weights, into main memory; the others never hold more than their share and one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import GenerationConfig
+
+from . import processes
+
+Model = Any
+"""A model of transformers."""
+
+
+def shared_out(load: Callable[[], Model], build: Callable[[Any], Model], device: torch.device) -> Model:
+    """A model of whose layers this process holds its share.
+
+    Args:
+        load: the whole model, in main memory; called in the main process alone.
+        build: a configuration -> the same model without weights, on the device "meta".
+        device: where this process's share goes.
+
+    Raises:
+        UserError: as `load`.
+    """
+    whole: list[Model] = []
+
+    def read() -> dict[str, Any]:
+        whole.append(load())
+        generation = getattr(whole[0], "generation_config", None)
+        return {"generation": None if generation is None else generation.to_dict()}
+
+    facts = processes.from_main(read)
+    model = build(whole[0].config if whole else None).requires_grad_(False)
+    mesh = init_device_mesh(device.type, (processes.count(),))
+    layers = layers_of(model)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=processes.reshards())
+    cut = {id(weight) for layer in layers for weight in layer.parameters()}
+    fully_shard(model, mesh=mesh, ignored_params={w for w in model.parameters() if id(w) not in cut})
+    model.to_empty(device=device)
+    model.tie_weights()
+    _fill(model, whole[0] if whole else None, device)
+    if facts["generation"] is not None:
+        model.generation_config = GenerationConfig.from_dict(facts["generation"])
+    return model.eval()
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """The list of modules that holds most of the weights: the decoder's layers.
+
+    Raises:
+        ValueError: there is no such list.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda one: sum(weight.numel() for weight in one.parameters()))
+
+
+@torch.no_grad()
+def _fill(model: Model, whole: Model | None, device: torch.device) -> None:
+    """Hand out the main process's weights and buffers, one after the other."""
+    given = dict(_tensors(whole)) if whole is not None else {}
+    for name, mine in _tensors(model):
+        full = torch.empty(mine.shape, dtype=mine.dtype, device=device)
+        if given:
+            full.copy_(given[name])
+        dist.broadcast(full, 0)
+        if isinstance(mine, DTensor):
+            part = mine.to_local()
+            parts = full.chunk(processes.count())
+            if part.numel():
+                part.copy_(parts[processes.rank()])
+        else:
+            mine.copy_(full)
+
+
+def _tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()

@@ -1,0 +1,101 @@
+"""Several real processes make the run that one makes (gloo, on this machine's cores)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from rl4nlu.cli import main
+from several import SHARING, carry_out
+
+TASKS = "mini/sentiment,mini/question"
+COMMON = ["--batch-size", "7", "--max-steps", "3", "--max-tokens", "160", "--eval-limit", "21", "--limit", "60"]
+PPO = ["ppo", "--task", "mini/sentiment", "--select-rows", "5", "--answers", "2", "--inner-epochs", "2", *COMMON]
+RUNS = {
+    "sft": ["sft", "--task", TASKS, "--select-rows", "6", *COMMON],
+    "gae": [*PPO, "--init", "{init}", "--minibatch", "3"],
+    "gae-whole": [*PPO, "--max-tokens", "4096", "--sft-coef", "0.5", "--kl-target", "6"],
+    "rloo": [*PPO, "--estimator", "rloo", "--entropy-coef", "0.1"],
+    "grpo": [*PPO, "--estimator", "grpo", "--actions", "labels", "--debias"],
+    "reinforce++": [*PPO, "--estimator", "reinforce++", "--reason", "3", "--reward", "matthews"],
+    "expected": [*PPO, "--estimator", "expected", "--oversample", "2"],
+    "zero-shot": ["evaluate", "--task", TASKS, "--limit", "23", "--max-tokens", "160"],
+    "sampled": ["evaluate", "--task", "mini/entailment", "--limit", "5", "--decode", "sample", "--reason", "4"],
+    "one-row": ["evaluate", "--task", "mini/entailment", "--limit", "1", "--decode", "greedy", "--shots", "2"],
+    "calibrated": ["evaluate", "--task", "mini/entailment", "--limit", "9", "--calibrate", "domain"],
+}
+SPEEDS = {"examples_per_second", "tokens_per_second"}
+
+
+def commands(model: Path, folder: Path) -> list[list[str]]:
+    """All runs, in a folder."""
+    found = []
+    for name, argv in RUNS.items():
+        start = [] if "{init}" in argv else ["--model", str(model)]
+        found.append([*(one.format(init=folder / "sft") for one in argv), *start, "--out", str(folder / name)])
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    for argv in commands(tiny_model, folder):
+        assert main(argv) == 0
+    return folder
+
+
+@pytest.fixture(scope="module", params=["whole", "sharded"])
+def together(request, tiny_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    carry_out(2, folder, commands(tiny_model, folder), **(SHARING if request.param == "sharded" else {}))
+    return folder
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def close(a, b) -> bool:
+    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, argv in RUNS.items() if argv[0] != "evaluate"])
+def test_training_is_that_of_one_process(alone, together, name):
+    one, two = rows(alone / name / "metrics.jsonl"), rows(together / name / "metrics.jsonl")
+    assert len(one) == len(two) == 3
+    for before, after in zip(one, two, strict=True):
+        assert before.keys() == after.keys()
+        for key in before.keys() - SPEEDS:
+            same = close(before[key], after[key]) if isinstance(before[key], float) else before[key] == after[key]
+            assert same, (key, before[key], after[key])
+    weights, others = (load_file(path / name / "adapter" / "adapter_model.safetensors") for path in (alone, together))
+    assert weights.keys() == others.keys()
+    for key, weight in weights.items():
+        assert (weight - others[key]).abs().max() < 1e-5, key
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_row_is_there_once_and_answered_alike(alone, together, name):
+    one, two = rows(alone / name / "predictions.jsonl"), rows(together / name / "predictions.jsonl")
+    assert [(row["task"], row["id"]) for row in one] == [(row["task"], row["id"]) for row in two]
+    for before, after in zip(one, two, strict=True):
+        assert before["text"] == after["text"]
+        assert before["prediction"] == after["prediction"]
+        for label, logp in (before["scores"] or {}).items():
+            assert abs(logp - after["scores"][label]) < 2e-5
+    results, others = (json.loads((path / name / "results.json").read_text()) for path in (alone, together))
+    for result in (*results["results"], *others["results"]):
+        del result["seconds"]
+    assert results == others
+
+
+def test_a_run_folder_is_written_by_one_process(alone, together):
+    def files(folder: Path) -> set[str]:
+        return {str(path.relative_to(folder)) for path in (folder / "gae").rglob("*") if path.is_file()}
+
+    assert files(alone) == files(together)
+    assert (together / "said-1.txt").read_text() == ""
