@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from rl4nlu.cli import main
-from several import SHARING, carry_out
+from several import SHARING, carry_out, start
+from zygote import until
 
 TASKS = "mini/sentiment,mini/question"
 COMMON = ["--batch-size", "7", "--max-steps", "3", "--max-tokens", "160", "--eval-limit", "21", "--limit", "60"]
@@ -91,6 +93,67 @@ def test_every_row_is_there_once_and_answered_alike(alone, together, name):
     for result in (*results["results"], *others["results"]):
         del result["seconds"]
     assert results == others
+
+
+LONG = [
+    "sft",
+    "--task",
+    "mini/sentiment",
+    "--batch-size",
+    "4",
+    "--max-steps",
+    "60",
+    "--eval-limit",
+    "9",
+    "--limit",
+    "60",
+]
+LONG += ["--lora.dropout", "0.1", "--save-every", "7"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    carry_out(2, folder, [[*LONG, "--model", str(tiny_model), "--out", str(folder / "run")]])
+    return folder / "run"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_run_and_nothing_is_lost(tiny_model, tmp_path, undisturbed, victim):
+    run = tmp_path / "run"
+    processes = start(2, tmp_path, [[*LONG, "--model", str(tiny_model), "--out", str(run)]])
+    until(lambda: (run / "metrics.jsonl").exists() and len(rows(run / "metrics.jsonl")) >= 10, 120)
+    processes[victim].kill()
+    begun = time.monotonic()
+    codes = [process.wait(60) for process in processes]
+    assert time.monotonic() - begun < 30
+    assert codes[1 - victim] == 6
+    said = (tmp_path / f"said-{1 - victim}.txt").read_text()
+    assert f"error: process {victim} of 2 is gone" in said
+    assert "Traceback" not in said
+    assert f"rl4nlu resume {run}" in said
+    carry_out(2, tmp_path / "again", [["resume", str(run)]])
+    one, two = rows(undisturbed / "metrics.jsonl"), rows(run / "metrics.jsonl")
+    assert [{k: v for k, v in row.items() if k not in SPEEDS} for row in one] == [
+        {k: v for k, v in row.items() if k not in SPEEDS} for row in two
+    ]
+    weights = [path / "adapter" / "adapter_model.safetensors" for path in (undisturbed, run)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_signal_to_one_stops_all_and_another_number_goes_on(tiny_model, tmp_path):
+    argv = [*LONG, "--lora.dropout", "0", "--model", str(tiny_model), "--out"]
+    assert main([*argv, str(tmp_path / "alone")]) == 0
+    run = tmp_path / "run"
+    processes = start(2, tmp_path, [[*argv, str(run)]], **SHARING)
+    until(lambda: (run / "metrics.jsonl").exists() and len(rows(run / "metrics.jsonl")) >= 10, 120)
+    processes[1].terminate()
+    assert [process.wait(60) for process in processes] == [143, 143]
+    assert "steps are saved; go on: rl4nlu resume" in (tmp_path / "said-0.txt").read_text()
+    assert main(["resume", str(run)]) == 0
+    one, two = rows(tmp_path / "alone" / "metrics.jsonl"), rows(run / "metrics.jsonl")
+    assert len(one) == len(two) == 60
+    assert all(close(before["loss"], after["loss"]) for before, after in zip(one, two, strict=True))
 
 
 def test_a_run_folder_is_written_by_one_process(alone, together):

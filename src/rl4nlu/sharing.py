@@ -10,6 +10,7 @@ The main process alone reads the weights, into main memory; the others never hol
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,6 +50,8 @@ def shared_out(load: Callable[[], Model], build: Callable[[Any], Model], device:
     model = build(whole[0].config if whole else None).requires_grad_(False)
     mesh = init_device_mesh(device.type, (processes.count(),))
     layers = layers_of(model)
+    # of the logits, which nobody changes in place, and below which no weight is cut up
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=processes.reshards())
     cut = {id(weight) for layer in layers for weight in layer.parameters()}
