@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from models_zoo import folder_of
 from rl4nlu.cli import main
+from rl4nlu.sharing import layers_of
 from several import SHARING, carry_out, start
 from zygote import until
 
@@ -93,6 +96,24 @@ def test_every_row_is_there_once_and_answered_alike(alone, together, name):
     for result in (*results["results"], *others["results"]):
         del result["seconds"]
     assert results == others
+
+
+def test_every_class_says_the_same_where_its_layers_are_shared_out(tmp_path):
+    kinds = ["llama", "qwen2", "mpt", "gpt_neox", "gemma2", "gpt2", "bloom"]
+    folders = [folder_of(kind, tmp_path / kind) for kind in kinds]
+    carry_out(2, tmp_path / "out", [["compare", str(folder)] for folder in folders], **SHARING)
+    for kind in kinds:
+        held = []
+        for rank in (0, 1):
+            found = json.loads((tmp_path / "out" / f"compared-{kind}-{rank}.json").read_text())
+            assert found["difference"] < 1e-5, kind
+            assert found["same_fingerprint"], kind  # so a run may go on with its layers shared out or not
+            assert found["shared"][0] == found["shared"][1]
+            whole, share = found["sizes"]
+            held.append(share)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / kind)
+        layers = sum(weight.numel() for weight in layers_of(model).parameters())
+        assert sum(held) == 2 * whole - layers, kind  # of the layers each weight is in one process
 
 
 LONG = [
