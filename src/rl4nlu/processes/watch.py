@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from typing import Any, TextIO
@@ -15,8 +16,8 @@ from ..errors import PeerLost
 
 PATIENCE = 20.0
 """Seconds that this process has to end by itself once another is lost; it may wait for it where nothing wakes it."""
-KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
-"""A machine that is gone says nothing: after so many seconds of silence it is asked, and so often."""
+IDLE, BETWEEN, TIMES = 5, 3, 3
+"""A machine that is gone says nothing: after so many seconds of silence it is asked, with so many between, so often."""
 
 
 class Watch:
@@ -112,6 +113,7 @@ class Watch:
 
 def _keep_alive(peer: socket.socket) -> None:
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):  # each system has some of them
-            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if sys.platform == "linux":  # elsewhere the system's own times hold
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, BETWEEN)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, TIMES)
