@@ -28,6 +28,7 @@ RUNS = {
     "grpo": [*PPO, "--estimator", "grpo", "--actions", "labels", "--debias"],
     "reinforce++": [*PPO, "--estimator", "reinforce++", "--reason", "3", "--reward", "matthews"],
     "expected": [*PPO, "--estimator", "expected", "--oversample", "2"],
+    "one-prompt": [*PPO, "--batch-size", "1"],
     "zero-shot": ["evaluate", "--task", TASKS, "--limit", "23", "--max-tokens", "160"],
     "sampled": ["evaluate", "--task", "mini/entailment", "--limit", "5", "--decode", "sample", "--reason", "4"],
     "one-row": ["evaluate", "--task", "mini/entailment", "--limit", "1", "--decode", "greedy", "--shots", "2"],

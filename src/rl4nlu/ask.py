@@ -135,7 +135,8 @@ def ask(
         total = min(CHUNK, len(question.rows) - start)
         own = processes.share(total)
         found = processes.gathered(partial(answers, start, total, own))
-        advance(total - len(own))
+        if total > len(own):
+            advance(total - len(own))
         for example, (said, before) in zip(question.rows.examples[start : start + total], found, strict=True):
             if decode == "score":
                 yield replace(scored(question.task, example, said), reasoning=before)
@@ -164,7 +165,8 @@ def label_logp(
     own = processes.share(len(rows))
     mine = [rows[i] for i in own]
     found = processes.gathered(partial(_label_logp, policy, mine, max_tokens, advance))
-    advance(len(rows) - len(mine))
+    if len(rows) > len(mine):
+        advance(len(rows) - len(mine))
     return found
 
 

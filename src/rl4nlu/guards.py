@@ -42,6 +42,8 @@ def check_finite(what: str, rows: Sequence[Source], *of_rows: Tensor) -> None:
     Raises:
         Diverged: some are not finite; it names the rows.
     """
+    if not rows:  # of several processes one may have none
+        return
     fine_R = torch.ones(len(rows), dtype=torch.bool)
     for x in of_rows:
         fine_R &= torch.isfinite(x).reshape(len(rows), -1).all(1).cpu()

@@ -50,7 +50,7 @@ def rest_of(path: Path, settings: ResumeSettings | None = None) -> Rest:
             f"{path} holds no run that could be gone on with (no command.txt, no config.yaml); remove it and make the "
             "run again"
         )
-    state = status_of(path)
+    state = processes.from_main(lambda: status_of(path))
     if state == "finished":
         return Rest(command, None)
     if not state and (path / "results.json").is_file():
@@ -111,7 +111,8 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
     Raises:
         UserError: as `rest_of`.
     """
-    processes.join((settings.device if settings else None) or read_config(path).get("device") or "auto")
+    if processes.announced()[1] > 1 and path.is_dir():
+        processes.join((settings.device if settings else None) or read_config(path).get("device") or "auto")
     rest = rest_of(path, settings)
     if rest.prepared is None:
         say.line(f"{path} is finished")

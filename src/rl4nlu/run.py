@@ -103,7 +103,9 @@ class Run:
             for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
                 dump(Path(name), path / "tasks" / Path(name).name)
             files.write_text(path / "command.txt", f"{config.command_line(command, settings)}\n")
-            files.write_json(path / "environment.json", {**environment(), "folder": os.getcwd()})
+            files.write_json(
+                path / "environment.json", {**environment(), "processes": processes.count(), "folder": os.getcwd()}
+            )
             run.note("running")
         except BaseException:
             run.close()

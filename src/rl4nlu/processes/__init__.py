@@ -12,7 +12,7 @@ forward pass of one is a forward pass of all: those that have nothing left to do
 A process that ends before its time is seen at once by all others, for each holds a connection to the main one.
 """
 
-from .start import ending, join, may_work, reshards
+from .start import announced, ending, join, may_work, reshards
 from .together import (
     added,
     alike,
@@ -32,6 +32,7 @@ from .world import count, is_main, rank, sharded
 __all__ = [
     "added",
     "alike",
+    "announced",
     "any_of",
     "count",
     "ending",

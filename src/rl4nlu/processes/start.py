@@ -54,6 +54,13 @@ def join(device: str) -> None:
     from accelerate import PartialState
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if ":" in device:
+        raise UserError(f"--device {device}: each of several processes takes a GPU of its own; leave --device out")
+    if not on_cpu and (here := int(os.environ.get("LOCAL_RANK", 0))) >= torch.cuda.device_count():
+        raise UserError(
+            f"process {here + 1} of this machine finds no GPU of its own: there are {torch.cuda.device_count()}; give "
+            "that many --num_processes, or --device cpu"
+        )
     if on_cpu and "OMP_NUM_THREADS" not in os.environ:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", number))
         torch.set_num_threads(max(1, torch.get_num_threads() // here))
@@ -64,7 +71,7 @@ def join(device: str) -> None:
     host = os.environ.get("MASTER_ADDR", "127.0.0.1")
     port = from_main(lambda: Watch.listen(host))
     World.watch = Watch(World.rank, World.count, host, port)
-    atexit.register(_leave)
+    atexit.register(_part)
     how = "the base model's layers shared out (FSDP2)" if sharing else "each with the whole base model"
     say.note(f"{number} processes, {how}")
 
@@ -122,6 +129,16 @@ def _leave(why: str = "") -> None:
     if World.watch is not None:
         World.watch.leave(why)
         World.watch = None
+
+
+def _part() -> None:
+    """At the end of this process."""
+    import torch.distributed as dist
+
+    whole = World.watch is not None and not World.watch.lost()
+    _leave()
+    if whole:  # else it would wait for those that are gone
+        dist.destroy_process_group()
 
 
 def _barrier() -> None:

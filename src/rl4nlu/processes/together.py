@@ -143,13 +143,15 @@ def go_on(flag: bool) -> bool:
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """What the work gives in the main process, which alone does it. JSON can hold it.
+    """What the work gives in the main process, which alone does it, and not before all have come here: what it changes
+    on the disk nobody reads before. JSON can hold it.
 
     Raises:
         Exception: what it raised there.
     """
     if World.count == 1:
         return work()
+    exchange(None)
     told: list[Any] = [None, None]
     error: Exception | None = None
     if World.rank == 0:
