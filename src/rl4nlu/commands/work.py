@@ -126,6 +126,6 @@ def suite(args: Args) -> int:
     settings = settings_of(suite, SuiteSettings, args)
     if not args or args[0].startswith("-"):
         raise UserError(f"suite needs a file: {example_of(suite)}")
-    from ..suite import suite as run_it
+    from ..suites import suite as run_it
 
     return run_it(settings.model_copy(update={"out": settings.out or Path("runs") / Path(args[0]).stem}))
