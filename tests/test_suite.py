@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rl4nlu.suites import work as workers
-from rl4nlu.suites.study import Study, choose
 
 from rl4nlu import suites as room
 from rl4nlu.cli import main
@@ -23,6 +21,8 @@ from rl4nlu.errors import UserError
 from rl4nlu.plan import make_plan
 from rl4nlu.run import Run
 from rl4nlu.settings import SuiteSettings
+from rl4nlu.suites import work as workers
+from rl4nlu.suites.study import Study, choose
 from rl4nlu.tables import grid, heads
 
 STUDY = {
