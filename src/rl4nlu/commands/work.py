@@ -117,7 +117,7 @@ def resume(args: Args) -> None:
 
 
 def suite(args: Args) -> int:
-    """Tasks x methods x seeds from one file: plan, runs, one report; the same command goes on after a stop.
+    """Tasks x models x methods x seeds from one file: plan, runs, one report; the same command goes on after a stop.
 
     rl4nlu suite study.yaml --jobs 2
     """
