@@ -94,6 +94,8 @@ class SuiteFlags(Frozen):
     """Run on a Ray cluster; alone: one of this machine; auto, HOST:PORT or ray://HOST:PORT: one that is there."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Every method runs with each; once, if nothing in it is random."""
+    search: SearchSettings = SearchSettings()
+    """How values are looked for where a method gives a range."""
     data: Path | None = None
     """Folder in the official layout, over that of common."""
     dry_run: bool = False
@@ -101,8 +103,7 @@ class SuiteFlags(Frozen):
 
 
 class SuiteSettings(SuiteFlags):
-    """Tasks x models x methods x seeds. What stands in the file alone, without flags: common, models, tasks, methods,
-    search."""
+    """Tasks x models x methods x seeds. What stands in the file alone, without flags: common, models, tasks, methods."""
 
     common: dict[str, Any] = Field({})
     """Settings of all runs whose command knows them; limit is of training rows, eval_limit of others."""
@@ -113,7 +114,6 @@ class SuiteSettings(SuiteFlags):
     methods: dict[str, dict[str, Any]] = Field({})
     """name: {command, settings}; [A, B] or {low, high}: tuned; =METHOD: as there; init: METHOD; steps: times
     max_steps."""
-    search: SearchSettings = SearchSettings()
 
     @field_validator("models", mode="before")
     @classmethod
