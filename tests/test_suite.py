@@ -354,6 +354,24 @@ def test_a_candidate_that_diverges_loses_one_that_fails_stops_the_choice(world):
     assert found["runs/other/mini-sentiment-s0"] == "skipped"
 
 
+def test_models_stand_beside_each_other_in_the_report(world, capsys):
+    made, _ = world
+    common = {key: value for key, value in SMALL["common"].items() if key != "model"}
+    several = {**SMALL, "common": common, "models": {"mini": {}, "big": {"model": "some/model"}}, "seeds": [0]}
+    assert run(several, "--jobs", "3") == 0
+    assert len(made) == 2 * (3 + 2)
+    out = capsys.readouterr().out
+    assert "ppo (big) mini/sentiment seed 0: accuracy" in out
+    chosen = json.loads(Path("s/suite.json").read_text())["chosen"]
+    assert set(chosen) == {"sft (mini)", "sft (big)"}
+    page = Path("s/report.html").read_text()
+    assert all(head in page for head in ("ppo (mini)", "ppo (big)", "half (mini)", "half (big)"))
+    config = yaml.safe_load(Path("s/runs/big/half/mini-sentiment-s0/config.yaml").read_text())
+    assert (config["model"], config["max_steps"]) == ("some/model", 5)
+    assert run(several) == 0
+    assert len(made) == 10
+
+
 def test_only_leftovers_of_runs_are_removed(world, capsys):
     folder = Path("s/runs/sft/mini-sentiment-s0")
     folder.mkdir(parents=True)

@@ -85,6 +85,8 @@ class OnRay:
         content = os.urandom(8).hex()
         self._place = Place(Path.cwd(), out.absolute() / f".ray-{content}", content)
         try:
+            for old in out.glob(".ray-*"):  # of a program that was killed
+                old.unlink()
             write_text(self._place.token, content)
             self._check_machines()
         except BaseException:
