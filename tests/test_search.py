@@ -151,7 +151,6 @@ def test_without_optuna_it_is_one_line(monkeypatch):
 @pytest.mark.slow
 def test_labels_of_dev_that_are_mixed_up_choose_the_same_values(tmp_path, monkeypatch):
     """Real runs on one task whose dev labels are right, and on one whose dev labels are the other ones."""
-    monkeypatch.chdir(tmp_path)
     draw = random.Random(0)
     words = {"good": ("fine", "lovely", "great"), "bad": ("dull", "awful", "poor")}
     rows = [(f"{draw.choice(words[label])} {draw.choice(('film', 'play', 'song'))} {i}", label) for i in range(240)
@@ -159,20 +158,20 @@ def test_labels_of_dev_that_are_mixed_up_choose_the_same_values(tmp_path, monkey
     swap = {"good": "bad", "bad": "good"}
     methods = {"sft": {"command": "sft", "learning_rate": {"low": 1.0e-4, "high": 1.0e-2, "log": True}}}
     for name, told in (("right", lambda label: label), ("mixed", swap.get)):
-        folder = Path(name)
-        folder.mkdir()
-        (folder / "train.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows[:400]))
-        (folder / "dev.csv").write_text("text,label\n" + "".join(f"{t},{told(label)}\n" for t, label in rows[400:]))
-        (folder / "task.yaml").write_text(
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Path("train.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows[:400]))
+        Path("dev.csv").write_text("text,label\n" + "".join(f"{t},{told(label)}\n" for t, label in rows[400:]))
+        Path("task.yaml").write_text(
             "train: train.csv\ndev: dev.csv\ntemplate: '{text} It is'\nlabel: label\nlabels: {good: good, bad: bad}\n"
         )
-        content = {**SEARCH, "common": {**SEARCH["common"], "max_steps": 6}, "tasks": [f"{name}/task.yaml"],
+        content = {**SEARCH, "common": {**SEARCH["common"], "max_steps": 6}, "tasks": ["task.yaml"],
                    "search": {"trials": 4, "batch": 2}, "methods": methods}  # fmt: skip
         Path("search.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        monkeypatch.chdir(tmp_path)
-        assert main(["suite", "search.yaml", "--out", f"{name}-runs"]) == 0
-    found = [json.loads(Path(f"{name}-runs/suite.json").read_text())["chosen"]["sft"] for name in ("right", "mixed")]
+        assert main(["suite", "search.yaml", "--out", "s"]) == 0
+    folders = [tmp_path / name / "s" for name in ("right", "mixed")]
+    found = [json.loads((folder / "suite.json").read_text())["chosen"]["sft"] for folder in folders]
     (right,), (mixed,) = (list(one.values()) for one in found)
     assert right == mixed
-    dev = [json.loads(next(Path(f"{n}-runs/tuning").rglob("results.json")).read_text()) for n in ("right", "mixed")]
+    dev = [json.loads(next((folder / "tuning").rglob("*1/results.json")).read_text()) for folder in folders]
     assert dev[0]["results"][0]["metrics"] != dev[1]["results"][0]["metrics"]

@@ -1,5 +1,4 @@
-"""The parts of a suite: how long runs may take, what is shown meanwhile, and a stand-in for Ray that fails on purpose.
-"""
+"""The parts of a suite: how long runs may take, what is shown meanwhile, and a stand-in for Ray that fails."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class SuiteFlags(Frozen):
 
 
 class SuiteSettings(SuiteFlags):
-    """Tasks x models x methods x seeds. What stands in the file alone, without flags: common, models, tasks, methods."""
+    """Tasks x models x methods x seeds. In the file alone, without flags: common, models, tasks, methods."""
 
     common: dict[str, Any] = Field({})
     """Settings of all runs whose command knows them; limit is of training rows, eval_limit of others."""
