@@ -30,7 +30,7 @@ EVENTS = {
     "task": "of `tasks`: a task; of `submit`: from which run it comes",
     "meaning": "of `explain`: `word`, `kind`, `text`",
     "schema": "of `schema`: `kind`, `schema`",
-    "run": "of `runs` and `show`: what is known of a run",
+    "run": "of `runs` and `show`: what is known of a run; of `suite`: one that has begun or ended, its `state`",
     "broken": "of `runs`: why a folder cannot be read",
     "check": "of `check`: `text`",
     "plan": "of `suite`: what is done of a task and method",

@@ -48,6 +48,7 @@ OTHERS = {
     "lm_eval ": "another program",
     "tensorboard ": "another program, which waits for a browser",
     "sbatch ": "a batch system's",
+    "ray start ": "a cluster's; tests/test_suite_ray.py has one",
     ".venv/bin/rl4nlu": "the program in the environment that make sets up",
 }
 """How the lines of other programs begin -> why they are not run."""
@@ -132,7 +133,8 @@ def shorter(settings: Any, places: dict[str, Path]) -> Any:
     if getattr(settings, "model", None) in MODELS:
         changes["model"] = str(places[MODELS[settings.model]])
     if isinstance(settings, SuiteSettings):
-        runs = len(settings.tasks) * len(settings.methods) * len(settings.seeds)
+        runs = len(settings.tasks) * len(settings.methods) * len(settings.seeds) * max(1, len(settings.models))
+        changes["ray"] = None  # tests/test_suite_ray.py has a real cluster
         changes["dry_run"] = settings.dry_run or runs > LONGEST_SUITE
     return settings.model_copy(update=changes)
 

@@ -289,10 +289,10 @@ def test_the_metric_of_tasks_that_a_batch_lacks(here, tiny_model, monkeypatch):
 
 
 def test_a_suite_does_not_touch_a_run_at_work_and_goes_on_with_one_that_failed(here, tiny_model, monkeypatch):
-    from rl4nlu import workers
     from rl4nlu.config import validate
     from rl4nlu.errors import UserError
     from rl4nlu.settings import SftSettings
+    from rl4nlu.suites import work as workers
 
     assert sft(tiny_model, "whole") == 0
     begun(tiny_model, "r", monkeypatch)

@@ -82,6 +82,7 @@ def test_a_runs_own_settings_fit_the_schema(command, tmp_path):
 RUN = "task: mini/sentiment\nmodel: mini\n"
 OWN = "train: rows.csv\ntemplate: '{body}'\nlabels: [cat, dog]\n"
 SUITE = "tasks: [mini/sentiment]\ncommon: {model: mini, max_steps: 4, select_rows: 8}\n"
+MODELS = "tasks: [mini/sentiment]\ncommon: {max_steps: 4, select_rows: 8}\nmethods: {a: {command: sft}}\n"
 GOOD = [
     *((command, RUN) for command in RUNS),
     ("sft", RUN + "lora: {r: 4, dropout: 0.1}\nlimit: null\nlearning_rate: 1.0e-4\n"),
@@ -93,6 +94,11 @@ GOOD = [
     ("task", "train: train\nhub: {dataset: a/b}\ntemplate: '{a}'\nlabels: [0, 1]\ndev_share: 0.2\n"),
     ("suite", SUITE + "methods: {a: {command: sft, learning_rate: [1.0e-3, 5.0e-4]}, b: {command: ppo, init: a}}\n"),
     ("suite", SUITE + "methods: {a: {command: sft}, b: {command: sft, lora: {r: 4}, steps: 0.5}}\nseeds: [0, 1]\n"),
+    ("suite", SUITE + "methods: {a: {command: sft, learning_rate: {low: 0.001, high: 0.1, log: true}}}\nretries: 3\n"),
+    ("suite", SUITE + "methods: {a: {command: sft, lora: {r: {low: 2, high: 8}}, resources: {cpus: 2, gpus: 0.5}}}\n"),
+    ("suite", SUITE + "methods: {a: {command: sft}}\nray: auto\nsearch: {trials: 3, sampler: random}\n"),
+    ("suite", MODELS + "models: [mini, some/model]\n"),
+    ("suite", MODELS + "models: {mini: , big: {model: some/model, dtype: bfloat16, resources: {gpus: 1}}}\n"),
     (
         "suite",
         "tasks: {mini/question: {eval_limit: 3}, mini/sentiment: }\nmethods: {z: {command: evaluate, model: mini}}",
@@ -143,6 +149,14 @@ BAD = [
     ("suite", SUITE + "methods: {a: {command: sft, learning_rate: []}}\n"),
     ("suite", SUITE + "methods: {a: {command: sft}}\nseeds: [-1]\n"),
     ("suite", SUITE + "methods: {a: {command: sft}}\njobs: 0\n"),
+    ("suite", SUITE + "methods: {a: {command: sft, learning_rate: {low: 0.001}}}\n"),
+    ("suite", SUITE + "methods: {a: {command: sft, learning_rate: {low: 0.001, high: 0.1, step: 1}}}\n"),
+    ("suite", SUITE + "methods: {a: {command: sft, reward: {low: 0.001, high: 0.1}}}\n"),
+    ("suite", SUITE + "methods: {a: {command: sft, resources: {cpus: 0}}}\n"),
+    ("suite", SUITE + "methods: {a: {command: sft}}\nsearch: {trials: 0}\n"),
+    ("suite", SUITE + "methods: {a: {command: sft}}\nray: yes please\n"),
+    ("suite", MODELS + "models: {mini: {sead: 1}}\n"),
+    ("suite", MODELS + "models: [1]\n"),
     ("suite", SUITE + "methods: {}\n"),
     ("suite", "methods: {a: {command: evaluate, model: mini}}\n"),
     ("suite", "tasks: {mini/question: {sead: 3}}\nmethods: {a: {command: evaluate, model: mini}}\n"),

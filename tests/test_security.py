@@ -447,7 +447,7 @@ def test_tokens_are_nowhere(world, capsys, monkeypatch, where):
 
 def test_workers_logs_hold_no_token(world, monkeypatch):
     """What Python says, what C libraries say, a traceback, and the outcome."""
-    from rl4nlu import workers
+    from rl4nlu.suites import work as workers
 
     def fails(work):
         print(f"using {TOKEN[:9]}", end="")

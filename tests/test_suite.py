@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rl4nlu import suite as room
-from rl4nlu import workers
+from rl4nlu import suites as room
 from rl4nlu.cli import main
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
 from rl4nlu.plan import make_plan
 from rl4nlu.run import Run
 from rl4nlu.settings import SuiteSettings
-from rl4nlu.suite import Study, choose
+from rl4nlu.suites import work as workers
+from rl4nlu.suites.study import Study, choose
 from rl4nlu.tables import grid, heads
 
 STUDY = {
@@ -175,8 +175,8 @@ def test_a_mistake_in_the_file_leaves_nothing_behind(tmp_path, monkeypatch, caps
 class Here:
     """In place of processes: runs are made one after another, right here."""
 
-    def __init__(self, count: int) -> None:
-        self.queue, self.count = [], count
+    def __init__(self, count: int, retries: int = 1) -> None:
+        self.queue, self.count, self.at_a_time, self.notes = [], count, count, []
 
     free = property(lambda self: self.count - len(self.queue))
     busy = property(lambda self: bool(self.queue))
@@ -354,6 +354,24 @@ def test_a_candidate_that_diverges_loses_one_that_fails_stops_the_choice(world):
     assert found["runs/other/mini-sentiment-s0"] == "skipped"
 
 
+def test_models_stand_beside_each_other_in_the_report(world, capsys):
+    made, _ = world
+    common = {key: value for key, value in SMALL["common"].items() if key != "model"}
+    several = {**SMALL, "common": common, "models": {"mini": {}, "big": {"model": "some/model"}}, "seeds": [0]}
+    assert run(several, "--jobs", "3") == 0
+    assert len(made) == 2 * (3 + 2)
+    out = capsys.readouterr().out
+    assert "ppo (big) mini/sentiment seed 0: accuracy" in out
+    chosen = json.loads(Path("s/suite.json").read_text())["chosen"]
+    assert set(chosen) == {"sft (mini)", "sft (big)"}
+    page = Path("s/report.html").read_text()
+    assert all(head in page for head in ("ppo (mini)", "ppo (big)", "half (mini)", "half (big)"))
+    config = yaml.safe_load(Path("s/runs/big/half/mini-sentiment-s0/config.yaml").read_text())
+    assert (config["model"], config["max_steps"]) == ("some/model", 5)
+    assert run(several) == 0
+    assert len(made) == 10
+
+
 def test_only_leftovers_of_runs_are_removed(world, capsys):
     folder = Path("s/runs/sft/mini-sentiment-s0")
     folder.mkdir(parents=True)
@@ -365,12 +383,12 @@ def test_only_leftovers_of_runs_are_removed(world, capsys):
 
 def test_what_is_left_is_estimated_by_what_is_alike(tmp_path):
     plan = make_plan(validate(SuiteSettings, SMALL))
-    seen = Study(plan, tmp_path, jobs=2)
-    assert seen.left() is None
+    seen = Study(plan, tmp_path, at_a_time=2)
+    assert seen.left is None
     for name, seconds in (("runs/sft/mini-sentiment-s0", 10.0), ("runs/ppo/mini-sentiment-s0", 100.0)):
-        seen.state[name], seen.seconds[name] = "done", seconds
+        seen.state[name], seen.times.seconds[name] = "done", seconds
     # sft 10, its two trials like it, two halves (sft too) 10 each, ppo 100
-    assert seen.left() == pytest.approx((10 + 2 * 10 + 2 * 10 + 100) / 2)
+    assert seen.left == pytest.approx((10 + 2 * 10 + 2 * 10 + 100) / 2)
 
 
 def test_columns_are_the_methods_of_the_suite_in_its_order():

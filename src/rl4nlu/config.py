@@ -24,6 +24,8 @@ from .settings.describe import names
 __all__ = ["command_line", "names", "parse", "read_yaml", "save", "validate", "vetted", "with_preset"]
 
 S = TypeVar("S", bound=Frozen)
+ALONE = {"ray": "local"}
+"""Flags that may stand without a value, and what that means."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -38,7 +40,7 @@ def parse(kind: type[S], args: Sequence[str], prog: str) -> S:
     Raises:
         UserError: the file or a flag is not what the settings take.
     """
-    rest, where = list(args), ""
+    rest, where = _with_values(args), ""
     values: dict[str, Any] = {}
     if rest and not rest[0].startswith("-"):
         where = f"{rest[0]}: "
@@ -151,6 +153,16 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _are_dicts(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
+
+
+def _with_values(args: Sequence[str]) -> list[str]:
+    """The words, with the value of a flag that may stand alone."""
+    found = list(args)
+    for i in range(len(args) - 1, -1, -1):
+        name = args[i].removeprefix("--")
+        if name in ALONE and args[i].startswith("--") and (i + 1 == len(args) or args[i + 1].startswith("--")):
+            found.insert(i + 1, ALONE[name])
+    return found
 
 
 def _flag(args: Sequence[str], name: str) -> str | None:

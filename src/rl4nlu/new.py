@@ -38,6 +38,11 @@ common:
   eval_limit: 200                 # at most so many rows in the evaluation
   select_rows: 64                 # held-out training rows, by which the best state and the best values are chosen
 
+# --- models: several in place of the one in common, with settings that go over those above ---
+# models:
+#   mini: {{}}
+#   qwen: {{model: Qwen/Qwen2.5-0.5B-Instruct, template: verdict, chat: true}}
+
 # --- tasks: a list of names, or names with settings that go over those above ---
 tasks:
   mini/sentiment: {{}}
@@ -50,6 +55,7 @@ methods:
   sft:
     command: sft
     learning_rate: [5.0e-4, 1.0e-3]   # a list: for each task the best value is chosen by the held-out rows
+    # learning_rate: {{low: 1.0e-4, high: 3.0e-3, log: true}}   # a range: searched, with search: {{trials: 12}} above
   sft-half:
     command: sft
     steps: 0.5                    # times max_steps
@@ -137,7 +143,12 @@ def _body(kind: str, path: Path) -> str:
     if kind == "task":
         return TASK.format(path=path, metrics=", ".join(METRICS))
     if kind == "suite":
-        known = [entry for members in grouped(SuiteFlags).values() for entry in members if entry.name != "dry_run"]
+        known = [
+            entry
+            for members in grouped(SuiteFlags).values()
+            for entry in members
+            if entry.name != "dry_run" and not entry.name.startswith("search.")  # which stands beside a range
+        ]
         return SUITE.format(path=path, flags="\n".join(line for entry in known for line in _entry(entry, {})))
     return _settings(path, kind)
 

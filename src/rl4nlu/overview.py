@@ -147,14 +147,14 @@ def read(path: Path) -> Overview:
     steps = _whole(status.get("steps")) or _whole(results[0].get("steps") if results else None)
     times = [one.stat().st_mtime for one in (path / STATUS, path / "metrics.jsonl") if one.is_file()]
     why = "" if state == "finished" else why
-    return Overview(path, state, why, command, settings, results, _last_step(path), steps, max(times))
+    return Overview(path, state, why, command, settings, results, last_step(path), steps, max(times))
 
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 < value <= 10**12 else None
 
 
-def _last_step(path: Path) -> int | None:
+def last_step(path: Path) -> int | None:
     """The last logged step, from the end of the log."""
     log = path / "metrics.jsonl"
     if not log.is_file():

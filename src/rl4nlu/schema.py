@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from .plan import COMMANDS, OURS, SOURCES
-from .settings import RUNS, SuiteSettings
+from .settings import RUNS, Resources, SuiteSettings
 from .sources import KNOWN_MODELS
 from .tasks import SUITES, TASKS
 from .tasks.own import TaskFile
@@ -20,6 +20,13 @@ KINDS = ("task", "suite", *RUNS)
 """Kinds of files."""
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """What all editors know."""
+RANGE: Schema = {
+    "type": "object",
+    "properties": {"low": {"type": "number"}, "high": {"type": "number"}, "log": {"type": "boolean"}},
+    "required": ["low", "high"],
+    "additionalProperties": False,
+    "description": "A range, in which values are searched; log: true where ratios count.",
+}
 
 
 def text_of(kind: str) -> str:
@@ -86,8 +93,9 @@ def _any_plain_value(node: Any) -> Any:
 def _of_suite() -> Schema:
     """A suite: its own settings, those of all runs and of a task, and a method by its command."""
     found = _of_model(SuiteSettings)
-    told = {name: found["properties"][name]["description"] for name in ("common", "tasks", "methods")}
+    told = {name: found["properties"][name]["description"] for name in ("common", "models", "tasks", "methods")}
     definitions: Schema = {}
+    needs: Schema = {**_of_model(Resources), "description": "What each of the runs needs."}
     of_runs: Schema = {}
     methods = []
     for command in COMMANDS:
@@ -96,6 +104,7 @@ def _of_suite() -> Schema:
             for name, one in _of_model(RUNS[command])["properties"].items()
             if name not in (*OURS, *SOURCES)
         }
+        inherited["resources"] = needs
         of_runs = {**inherited, **of_runs}
         known = RUNS[command].model_fields
         own: Schema = {"command": {"const": command, "description": "What the method is."}, **inherited}
@@ -111,9 +120,12 @@ def _of_suite() -> Schema:
     names = [*TASKS, *SUITES]
     listed: Schema = {"type": "array", "items": {"type": "string", "examples": names}, "minItems": 1}
     by_name: Schema = {"type": "object", "properties": dict.fromkeys(names, some), "additionalProperties": some}
+    by_model: Schema = {"type": "object", "additionalProperties": some}
+    models: Schema = {"type": "array", "items": {"type": "string", "examples": list(KNOWN_MODELS)}}
     by_method: Schema = {"type": "object", "additionalProperties": {"anyOf": methods}, "minProperties": 1}
     found["properties"] |= {
         "common": {"description": told["common"], "allOf": [settings]},
+        "models": {"description": told["models"], "anyOf": [models, by_model]},
         "tasks": {"description": told["tasks"], "anyOf": [listed, {**by_name, "minProperties": 1}]},
         "methods": {"description": told["methods"], **by_method},
     }
@@ -133,10 +145,12 @@ def _closed(properties: Schema, required: list[str] | None = None) -> Schema:
 
 
 def _to_choose(one: Schema) -> Schema:
-    """A setting in a suite: its value, a list to choose from, or that of another method."""
+    """A setting in a suite: its value, a list to choose from, a range to search, or that of another method."""
     if one.get("type") == "object":
         return {**one, "properties": {name: _to_choose(inner) for name, inner in one["properties"].items()}}
     about: Schema = {key: one[key] for key in ("description", "examples") if key in one}
     value = {key: inner for key, inner in one.items() if key not in (*about, "default")}
     several = {"type": "array", "items": value, "minItems": 1}
-    return {**about, "anyOf": [value, several, {"type": "string", "pattern": "^="}]}
+    kinds = {one.get("type") for one in (value, *value.get("anyOf", ()))}
+    ranges = [RANGE] if kinds & {"number", "integer"} else []
+    return {**about, "anyOf": [value, several, *ranges, {"type": "string", "pattern": "^="}]}

@@ -119,7 +119,7 @@ def resume(args: Args) -> None:
 
 
 def suite(args: Args) -> int:
-    """Tasks x methods x seeds from one file: plan, runs, one report; the same command goes on after a stop.
+    """Tasks x models x methods x seeds from one file: plan, runs, one report; the same command goes on after a stop.
 
     rl4nlu suite study.yaml --jobs 2
     """
@@ -128,6 +128,6 @@ def suite(args: Args) -> int:
     settings = settings_of(suite, SuiteSettings, args)
     if not args or args[0].startswith("-"):
         raise UserError(f"suite needs a file: {example_of(suite)}")
-    from ..suite import suite as run_it
+    from ..suites import suite as run_it
 
     return run_it(settings.model_copy(update={"out": settings.out or Path("runs") / Path(args[0]).stem}))

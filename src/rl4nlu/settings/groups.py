@@ -4,14 +4,15 @@ from __future__ import annotations
 
 GROUPS: dict[str, str] = {
     "what to run on": "task model init adapter preset data input output split limit eval_limit max_bad_rows seeds",
-    "in the file alone": "tasks methods common",
+    "in the file alone": "tasks models methods common",
+    "search in ranges": "search.trials search.sampler search.batch",
     "prompts and answers": "template chat shots decode answer_tokens unparsable calibrate reason max_length truncate",
     "training": "tune epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay max_grad_norm "
     "select_rows mixing mixture_cap lora.r lora.alpha lora.dropout lora.rslora lora.target",
     "reinforcement learning": "estimator actions reward answers format_penalty metric_window kl_coef "
     "kl_target kl_horizon stop_kl entropy_coef sft_coef inner_epochs minibatch clip value_clip value_coef "
     "critic_warmup gamma lam whiten group_std skip_flat oversample debias on_collapse",
-    "output and memory": "out seed jobs dry_run save_every track device dtype max_tokens",
+    "output and memory": "out seed jobs ray retries dry_run save_every track device dtype max_tokens",
     "sharing": "base merged private predictions force",
 }
 """Group -> its settings, those of all commands, in the order in which they are shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import Frozen
 
@@ -55,15 +55,47 @@ class DemoSettings(Frozen):
     """All randomness is derived from it."""
 
 
+class Resources(Frozen):
+    """What a run of a suite needs."""
+
+    cpus: int | None = Field(None, ge=1, le=4096)
+    """Cores, and so threads; default: the machine's, shared out among --jobs."""
+    gpus: float | None = Field(None, ge=0, le=64)
+    """GPUs, or a part of one such as 0.5; on a Ray cluster; default: 1 where there are some and the run may use one."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Resources:
+        if self.gpus is not None and self.gpus > 1 and self.gpus % 1:
+            raise ValueError(f"gpus: a part of one, or whole ones (got {self.gpus:g})")
+        return self
+
+
+class SearchSettings(Frozen):
+    """How values are looked for in ranges."""
+
+    trials: int = Field(12, ge=1, le=10_000)
+    """Runs of each method on each task that has a range."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """tpe learns from the trials before (the first third is random); random does not."""
+    batch: int = Field(4, ge=1, le=1000)
+    """Trials that are drawn together, so that they may run at a time; all of them, if random."""
+
+
 class SuiteFlags(Frozen):
     """What of a suite may be a flag."""
 
     out: Path | None = None
     """Folder of all runs; default: runs/ and the name of the file."""
     jobs: int = Field(1, ge=1, le=256)
-    """Runs at a time."""
+    """Runs at a time; on a Ray cluster on each machine, where there are no GPUs to count by."""
+    retries: int = Field(1, ge=0, le=100)
+    """How often a run whose process dies is tried again from its last checkpoint."""
+    ray: str | None = Field(None, pattern=r"^(local|auto|(ray://)?[\w.\[\]:-]+:\d+)$")
+    """Run on a Ray cluster; alone: one of this machine; auto, HOST:PORT or ray://HOST:PORT: one that is there."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Every method runs with each; once, if nothing in it is random."""
+    search: SearchSettings = SearchSettings()
+    """How values are looked for where a method gives a range."""
     data: Path | None = None
     """Folder in the official layout, over that of common."""
     dry_run: bool = False
@@ -71,21 +103,39 @@ class SuiteFlags(Frozen):
 
 
 class SuiteSettings(SuiteFlags):
-    """Tasks x methods x seeds. What stands in the file alone, without flags: common, tasks, methods."""
+    """Tasks x models x methods x seeds. In the file alone, without flags: common, models, tasks, methods."""
 
     common: dict[str, Any] = Field({})
     """Settings of all runs whose command knows them; limit is of training rows, eval_limit of others."""
+    models: dict[str, dict[str, Any]] = Field({})
+    """Names, or name: settings of the runs with it (model: NAME if that is another); these go over common."""
     tasks: dict[str, dict[str, Any]] = Field({})
-    """Names, or name: settings of the runs on it; these go over common."""
+    """Names, or name: settings of the runs on it; these go over common and the model's."""
     methods: dict[str, dict[str, Any]] = Field({})
-    """name: {command, settings}; [A, B]: tuned; =METHOD: as there; init: METHOD; steps: times max_steps."""
+    """name: {command, settings}; [A, B] or {low, high}: tuned; =METHOD: as there; init: METHOD; steps: times
+    max_steps."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _models_by_name(cls, models: Any) -> Any:
+        if isinstance(models, list) and all(isinstance(name, str) for name in models):
+            return {name.rstrip("/").rpartition("/")[2]: {"model": name} for name in models}
+        filled = _with_nothing(models)
+        if isinstance(filled, dict) and all(isinstance(own, dict) for own in filled.values()):
+            return {name: {"model": name, **own} for name, own in filled.items()}
+        return filled
 
     @field_validator("tasks", mode="before")
     @classmethod
     def _names_alone(cls, tasks: Any) -> Any:
         if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
             return {name: {} for name in tasks}
-        return {k: {} if v is None else v for k, v in tasks.items()} if isinstance(tasks, dict) else tasks
+        return _with_nothing(tasks)
+
+
+def _with_nothing(named: Any) -> Any:
+    """A name without anything behind it has no settings."""
+    return {k: {} if v is None else v for k, v in named.items()} if isinstance(named, dict) else named
 
 
 class MergeSettings(Frozen):

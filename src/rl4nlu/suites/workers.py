@@ -1,0 +1,125 @@
+"""Processes of this machine that carry out runs, each one at a time, so that torch is imported once a process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from ..stop import SIGNALS
+from .work import Outcome, Work, one_line, perform
+
+PATIENCE = 30.0
+"""Seconds that a run has to save itself when the suite is stopped."""
+
+
+class Workers:
+    """So many processes. Each is a pool of its own, so that it is known which run a process died of."""
+
+    def __init__(self, count: int, retries: int = 1) -> None:
+        """
+        Args:
+            count: runs at a time.
+            retries: how often a run whose process died is tried again.
+        """
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = max(1, cores // count) if count > 1 else None
+        self._idle = [self._pool() for _ in range(count)]
+        self._running: dict[Future[Outcome], tuple[ProcessPoolExecutor, Work, int]] = {}
+        self.at_a_time, self.retries = count, retries
+        self.notes: list[str] = []
+        """What there is to tell."""
+
+    def _pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self._threads,))
+
+    @property
+    def free(self) -> int:
+        """How many runs could be handed over now."""
+        return len(self._idle)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is at work."""
+        return bool(self._running)
+
+    def start(self, work: Work, died: int = 0) -> None:
+        """Hand a run to a free process; it has died so often already."""
+        pool = self._idle.pop(0)
+        try:
+            future = pool.submit(perform, work)
+        except BrokenProcessPool:  # it died idle
+            pool = self._pool()
+            future = pool.submit(perform, work)
+        self._running[future] = (pool, work, died)
+
+    def wait(self) -> list[tuple[str, Outcome]]:
+        """Wait until a run has come to its end. A run whose process died is tried again in a new one.
+
+        Returns:
+            The names of the runs that came to their ends, and their outcomes; none where one is tried again.
+        """
+        found = []
+        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+            pool, work, died = self._running.pop(future)
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                self._idle.insert(0, self._pool())
+                if died < self.retries:
+                    self.notes.append(f"{work.title}: its process died; it goes on from its last checkpoint")
+                    self.start(work, died + 1)
+                    continue
+                outcome = Outcome(0.0, error=f"its process died {times(died + 1)}; out of memory?")
+            except (Exception, SystemExit) as error:
+                self._idle.append(pool)
+                outcome = Outcome(0.0, error=one_line(error))
+            else:
+                self._idle.append(pool)
+            found.append((work.name, outcome))
+        return found
+
+    def stop(self) -> int:
+        """End all processes, whatever they are at. How many did not save themselves in time and were killed."""
+        processes, killed = [], 0
+        for pool in [*self._idle, *(pool for pool, *_ in self._running.values())]:
+            processes += list((pool._processes or {}).values())  # the executor has no way to end what is running
+            for process in (pool._processes or {}).values():
+                process.terminate()  # a run that is at work saves a checkpoint
+            pool.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + PATIENCE
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                killed += 1
+        self._running.clear()
+        return killed
+
+
+def times(count: int) -> str:
+    """How often, in words."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _begin(threads: int | None) -> None:
+    """The start of a process: it ends when the program does, even one that was killed, and not by itself at Ctrl-C."""
+    for number in SIGNALS[1:]:  # the program decides, and sends SIGTERM
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
