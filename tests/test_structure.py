@@ -45,6 +45,8 @@ FLOW = [
     "trained",
     "prepare",
     "forward",
+    "room",
+    "loading",
     "models",
     "labels",
     "rollout",
