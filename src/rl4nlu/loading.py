@@ -1,9 +1,9 @@
 """Base models, from their files to where they work: with bounded memory, quantised at will, and refused before they are
 read where they do not fit.
 
-Weights go to their device file by file. Of the files no more than PART bytes are mapped at a time, so that the host needs
-that and one tensor on a GPU; on a CPU the weights besides. Where they are there as they stand in the files they are never
-copied, but used from the mapped files.
+Weights go to their device file by file. Of the files no more than PART bytes are mapped at a time, so that the host
+needs that and one tensor on a GPU; on a CPU the weights besides. Where they are wanted as they stand in the files they
+are never copied, but used from the mapped files.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ def quiet_transformers() -> None:
 def mapped_in_parts() -> Iterator[None]:
     """Within this block transformers, which keeps every file of weights mapped until all are read, opens them as
     `_File`s."""
-    before = modeling_utils.safe_open
-    opened = _Opened()
-    modeling_utils.safe_open = lambda path, *args, **given: _File(opened, path, given)
+    of_transformers: Any = modeling_utils
+    before, opened = of_transformers.safe_open, _Opened()
+    of_transformers.safe_open = lambda path, **given: _File(opened, path, given)
     try:
         yield
     finally:
-        modeling_utils.safe_open = before
+        of_transformers.safe_open = before
 
 
 class _Opened:

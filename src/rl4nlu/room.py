@@ -33,8 +33,8 @@ def _of_machine() -> int | None:
 
 
 def _of_groups() -> Iterator[int]:
-    """What is left of the limit of each control group above this process (a container's, a batch system's): of version 2,
-    or of version 1, whose files have other names."""
+    """What is left of the limit of each control group above this process (a container's, a batch system's): of version
+    2, or of version 1, whose files have other names."""
     own = SYSTEM / "proc" / "self" / "cgroup"
     if not own.is_file():
         return
