@@ -32,11 +32,14 @@ import sys, torch, transformers.models.llama.modeling_llama
 from rl4nlu.loading import load_base
 def status(name):
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(name))
-load_base(sys.argv[3], torch.bfloat16)  # what loading itself takes at first
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins here
-before = status("VmRSS")
-model, _ = load_base(sys.argv[1], getattr(torch, sys.argv[2]))
-print(status("VmHWM") - before, sum(float(weight.detach().double().sum()) for weight in model.parameters()))
+load_base(sys.argv[2], torch.bfloat16)  # what loading itself takes at first
+for dtype in (torch.bfloat16, torch.float32):
+    open("/proc/self/clear_refs", "w").write("5")  # the peak begins here
+    before = status("VmRSS")
+    model, _ = load_base(sys.argv[1], dtype)
+    peak = status("VmHWM") - before
+    print(peak, sum(float(weight.detach().double().sum()) for weight in model.parameters()))
+    del model
 """
 
 
@@ -56,18 +59,17 @@ def sharded(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
-def test_a_host_needs_the_weights_and_little_besides(sharded, dtype, size):
+def test_a_host_needs_the_weights_and_little_besides(sharded):
     """By the peak of the process. Reading takes one part of a file at a time, and a tensor in each of four threads."""
     folder, numbers, largest, total = sharded
-    command = [sys.executable, "-c", LOAD, str(folder), dtype, str(mini_folder())]
+    command = [sys.executable, "-c", LOAD, str(folder), str(mini_folder())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    peak, found = map(float, done.stdout.split())
-    print(f"{dtype}: {peak / 1e6:.0f} MB for {numbers * size / 1e6:.0f} MB of weights")
-    assert found == total, "other weights than in the files"
-    assert peak < numbers * size + loading.PART + 4 * largest * 2 + 20e6
-    # what transformers alone takes in float32: all files stay mapped
-    assert peak < numbers * size + numbers * 2 - 50e6 or dtype == "bfloat16"
+    for size, line in zip((2, 4), done.stdout.splitlines(), strict=True):
+        peak, found = map(float, line.split())
+        print(f"{peak / 1e6:.0f} MB for {numbers * size / 1e6:.0f} MB of weights of {size} bytes")
+        assert found == total, "other weights than in the files"
+        # with all files mapped to the end it would be 213 MB more, of float32
+        assert peak < numbers * size + loading.PART + 4 * largest * 2 + 10e6
 
 
 def test_free_memory_is_the_least_of_machine_and_groups(tmp_path, monkeypatch):
@@ -207,7 +209,8 @@ def test_quantised_models_say_what_their_weights_stand_for(how, kind, tmp_path, 
     assert (found.logp_BKA - plain.logp_BKA).abs().max() < (1e-4 if how == "4bit" else 0.05)
     found.logp_BKA.sum().backward()
     lora = [w.grad for name, w in policy.model.named_parameters() if "lora_B" in name]
-    assert lora and all(bool(grad.abs().sum() > 0) for grad in lora)
+    assert lora
+    assert all(bool(grad.abs().sum() > 0) for grad in lora)
     assert all(not w.requires_grad for name, w in policy.model.named_parameters() if "lora" not in name)
     kept = loading.size_of(meta, torch.float32, how)
     taken = sum(w.numel() * w.element_size() for name, w in policy.model.named_parameters() if "lora" not in name)
