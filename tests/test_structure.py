@@ -87,6 +87,7 @@ FLOW = [
     "new",
     "shapes",
     "cost",
+    "head_cost",
     "check",
     "demo",
     "explain",
