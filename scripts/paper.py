@@ -67,6 +67,8 @@ PUBLISHED: dict[str, Callable[[], PretrainedConfig]] = {
     "google-bert/bert-large": lambda: BertConfig(**BERT, **LARGE),
 }
 """How names on the hub begin -> the configuration that is published there."""
+CHAT = "{{ bos_token }}[INST] {{ messages[0]['content'] }} [/INST]"
+"""As Llama-2's, of one message."""
 FIGURE = re.compile(r"^# (memory|time)\b.*\n", re.MULTILINE)
 Seconds = Callable[[str, Settings, Any], float | None]
 """(command, settings, prepared rows) -> how long the run takes on the hardware of the head; None: not known."""
@@ -106,7 +108,9 @@ def at_hand(model: str, home: Path, data: Path) -> Path:
         else:
             file = data / "models" / "llama2-tokenizer" / "tokenizer.model"
             vocabulary, _, merges = SentencePieceExtractor(str(file)).extract()
-            LlamaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True).save_pretrained(folder)
+            tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True)
+            tokenizer.chat_template = CHAT
+            tokenizer.save_pretrained(folder)
     return folder
 
 
