@@ -33,7 +33,7 @@ from transformers import (
 from transformers.tokenization_utils_sentencepiece import SentencePieceExtractor
 
 from rl4nlu import say
-from rl4nlu.check import cost_of
+from rl4nlu.check import alone, cost_of
 from rl4nlu.config import validate, with_preset
 from rl4nlu.plan import make_plan
 from rl4nlu.reopen import prepare
@@ -88,12 +88,12 @@ def runs_of(path: Path, data: Path) -> Iterator[tuple[str, str, Settings]]:
         yield "", command, settings.model_copy(update={"init": None} if command in ("sft", "ppo") else {})
         return
     seen = set()
-    plan = make_plan(validate(SuiteSettings, {**values, "data": data}))
+    suite = validate(SuiteSettings, {**values, "data": data})
+    plan = make_plan(suite)
     for job in plan.jobs.values():
         if job.method not in seen:
             seen.add(job.method)
-            settings = plan.settings(job, Path(), {})
-            yield f"{job.method}, ", job.command, settings.model_copy(update={"init": None} if job.source else {})
+            yield f"{job.method}, ", job.command, alone(plan, job, suite)
 
 
 def at_hand(model: str, home: Path, data: Path) -> Path:

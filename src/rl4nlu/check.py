@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import data, say
 from .config import read_yaml, validate, with_preset
 from .errors import UserError
-from .plan import Pick, make_plan
+from .plan import Job, Pick, Plan, make_plan
 from .prompts import Prompter
 from .reopen import prepare
 from .server import check_zip
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "dev", "test")
 
 
-def check(
-    path: Path, folder: Path | None = None, max_bad_rows: int = 0, model: str | None = None
-) -> list[str]:
+def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0, model: str | None = None) -> list[str]:
     """What there is to say of a file that is as it should be, line by line.
 
     Args:
@@ -144,10 +142,18 @@ def check_suite(
         if job.method in seen or any(isinstance(value, Pick) for value in job.values.values()):
             continue
         seen.add(job.method)
-        started = {"adapter" if job.command == "evaluate" else "init": None} if job.source else {}
-        settings = plan.settings(job, Path(), {}).model_copy(update={**started, "data": where and Path(where)})
+        settings = alone(plan, job, suite).model_copy(update={"data": where and Path(where)})
         said += [f"{job.method} on {job.task}: {line}" for line in memory_of(job.command, settings)]
     return said
+
+
+def alone(plan: Plan, job: Job, suite: SuiteSettings) -> Settings:
+    """The settings of a run of a suite as they would be without the run that it starts from, which is not there yet."""
+    settings = plan.settings(job, Path(), {})
+    if not job.source:
+        return settings
+    started = {"adapter" if job.command == "evaluate" else "init": None}
+    return settings.model_copy(update={**started, "model": settings.model or suite.common.get("model")})
 
 
 def check_task(task: Task, folder: Path | None, max_bad_rows: int) -> list[str]:

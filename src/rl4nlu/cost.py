@@ -56,7 +56,7 @@ from .trained import trained_settings
 STEPS = 3
 """Steps that are looked at: their micro-batches differ in size, so that some holes are left in the heap."""
 MOST = 6
-"""Micro-batches of a step that are looked at; they come with the largest first."""
+"""Micro-batches of a step that are looked at; they come with the largest first, which is all that counts on a GPU."""
 WORKING = 48 << 20
 """What the libraries take once they work: the code of the kernels that are used, the backward pass, files being
 written. Measured with `benchmarks/memory.py`."""
@@ -272,7 +272,7 @@ class _Look:
         size = getattr(self.settings, "minibatch", None) if grad else None
         batches = micro_batches(rows[: size or len(rows)], self.settings.max_tokens, 0, "cpu")
         with torch.set_grad_enabled(grad):
-            for _, batch in zip(range(MOST), batches, strict=False):
+            for _, batch in zip(range(1 if self.gpu else MOST), batches, strict=False):
                 self.one(batch, grad, closed, entropy)
 
     def one(self, batch: Batch, grad: bool, closed: bool, entropy: Entropy) -> None:
@@ -327,7 +327,9 @@ class _Look:
         model = self.policy.model
         head = model.get_output_embeddings()
         rows: Pairs = [(row.ids, [[0] * room] * K) for row in chosen]
-        for _, batch in zip(range(MOST), micro_batches(rows, self.settings.max_tokens, 0, "cpu"), strict=False):
+        for _, batch in zip(
+            range(1 if self.gpu else MOST), micro_batches(rows, self.settings.max_tokens, 0, "cpu"), strict=False
+        ):
             B = len(batch.rows)
             self.tokens = max(self.tokens, len(batch.prompt_tree.ids_N))
             made_up = partial(_logits, vocabulary=len(head.weight), rows=B)
