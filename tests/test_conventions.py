@@ -1,5 +1,5 @@
-"""The conventions of the paper's models, end to end: chat templates, tokens that are missing or filled up, biases, fused
-and tied weights; and every file of configs/ against a tiny model of its class."""
+"""The conventions of the paper's models, end to end: chat templates, tokens that are missing or filled up, biases,
+fused and tied weights; and every file of configs/ against a tiny model of its class."""
 
 from __future__ import annotations
 
