@@ -6,16 +6,23 @@ from types import SimpleNamespace
 
 import torch
 
-from models_zoo import tiny
+from models_zoo import V, tiny
 from rl4nlu.forward import shares_prefix
 from rl4nlu.models import Policy
+
+
+class Numbers(SimpleNamespace):
+    """A tokenizer that writes numbers, and has one for every row of the tiny models' embeddings."""
+
+    def __len__(self) -> int:
+        return V
 
 
 def tiny_policy(name: str, eos: int | None = None, seed: int = 0) -> Policy:
     """A tiny random model; token 7 is written as " 7"."""
     model = tiny(name, seed)
     model.generation_config.eos_token_id = eos
-    tokenizer = SimpleNamespace(
+    tokenizer = Numbers(
         pad_token_id=eos,  # the case of Llama-2 and MPT: padding is the end token
         eos_token_id=eos,
         decode=lambda ids, skip_special_tokens: "".join(f" {i}" for i in ids if i != eos),

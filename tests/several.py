@@ -60,7 +60,8 @@ def compare(folder: Path) -> dict[str, Any]:
     from rl4nlu import processes
     from rl4nlu.forward import begin, score
     from rl4nlu.identity import fingerprint_of_model
-    from rl4nlu.models import around, load_base, load_policy
+    from rl4nlu.loading import load_base
+    from rl4nlu.models import around, load_policy
     from rl4nlu.settings import LoraSettings
     from rl4nlu.tokens import micro_batches
 

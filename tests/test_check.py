@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,6 @@ from rl4nlu.settings import RUNS
 from rl4nlu.tasks.own import read_task
 
 RL4NLU = (sys.executable, "-m", "rl4nlu")
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("command", RUNS)
@@ -67,13 +65,6 @@ def test_a_word_that_cannot_be_read_back_is_told(tmp_path):
     (tmp_path / "t.yaml").write_text("train: train.csv\ntemplate: '{body}'\nlabels: {a: '</verdict>', b: good}\n")
     with pytest.raises(UserError, match="its own answer '</verdict>' cannot be read back"):
         check(tmp_path / "t.yaml")
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_complete_run_passes(path, real_data):
-    said = check(path, real_data)
-    assert path.read_text().split()[2] in said[0].split(": ")[1]
-    assert any(line.strip().startswith("train: ") for line in said)
 
 
 def test_settings_that_are_wrong(tmp_path):

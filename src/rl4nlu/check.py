@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import data, say
 from .config import read_yaml, validate, with_preset
 from .errors import UserError
-from .plan import make_plan
-from .prepare import prepare_training
+from .plan import Job, Pick, Plan, make_plan
 from .prompts import Prompter
+from .reopen import prepare
 from .server import check_zip
-from .settings import RUNS, SuiteSettings, TrainSettings
+from .settings import RUNS, ClassifySettings, EvaluateSettings, Settings, SuiteSettings
 from .tasks import Example, Task, find, find_all
 from .tasks.own import SUFFIXES
+
+if TYPE_CHECKING:
+    from .cost import Cost
 
 SPLITS = ("train", "dev", "test")
 
 
-def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0) -> list[str]:
+def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0, model: str | None = None) -> list[str]:
     """What there is to say of a file that is as it should be, line by line.
 
     Args:
         path: a task file or a settings file (.yaml), or a zip for a server.
         folder: where the task's rows lie, if not beside its file.
         max_bad_rows: as in `data.load`.
+        model: take this one for the model that a settings or suite file names.
 
     Raises:
         UserError: all that is wrong with it.
@@ -40,14 +44,18 @@ def check(path: Path, folder: Path | None = None, max_bad_rows: int = 0) -> list
     if path.suffix in SUFFIXES and path.is_file():
         values = read_yaml(path)
         if "task" in values:
-            return check_settings(path, values, folder, max_bad_rows)
+            return check_settings(path, values, folder, max_bad_rows, model)
         if "methods" in values:
-            return check_suite(path, values, folder, max_bad_rows)
+            return check_suite(path, values, folder, max_bad_rows, model)
+    if model is not None:
+        raise UserError(f"--model {model}: {path} is no file of settings, which names a model; leave --model out")
     task = find(str(path))
     return [f"{path}: {task.name}", *check_task(task, folder, max_bad_rows)]
 
 
-def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int) -> list[str]:
+def check_settings(
+    path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int, model: str | None = None
+) -> list[str]:
     """The settings of a run, and every row of its tasks.
 
     Raises:
@@ -57,7 +65,7 @@ def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_
     named = [command for command in RUNS if command in first]
     fitting = [command for command, kind in RUNS.items() if set(values) <= set(kind.model_fields)]
     command = next(iter(named or fitting), "sft")
-    settings = validate(RUNS[command], with_preset(RUNS[command], values))
+    settings = validate(RUNS[command], with_preset(RUNS[command], {**values, **({"model": model} if model else {})}))
     said = [f"{path}: settings of {command}"]
     for task in find_all(settings.task or ""):
         said.append(f"{task.name}:")
@@ -68,31 +76,60 @@ def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_
             said += [
                 f"  taught by {teacher.name}: {line}" for line in check_task(teacher, folder or settings.data, rows)[:1]
             ]
-    if isinstance(settings, TrainSettings) and (settings.model or settings.init):
-        said.append(memory_of(settings.model_copy(update={"data": folder or settings.data})))
+    settings = settings.model_copy(update={"data": folder or settings.data})
+    if settings.model or any(getattr(settings, name, None) for name in ("init", "adapter")):
+        said += memory_of(command, settings)
     return said
 
 
-def memory_of(settings: TrainSettings) -> str:
-    """What the training will take of memory, or why that is not known."""
+def memory_of(command: str, settings: Settings) -> list[str]:
+    """What the run will take of memory, or why that is not known; nothing of a classifier that is only asked."""
     with say.hushed():  # of the rows all has been said
-        rows = prepare_training(settings, reopened=True)
-    from .cost import training_cost
-
+        rows = prepare(command, settings)
     try:
-        return str(training_cost(rows.settings, rows))
+        return [str(cost_of(rows))]
+    except UserError:
+        raise
     except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
-        return f"note: how much memory {rows.settings.model} needs is not known: {reason}"
+        return [f"note: how much memory {rows.settings.model} needs is not known: {reason}"]
 
 
-def check_suite(path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int) -> list[str]:
-    """The settings of every run of a suite, and every row of its tasks.
+def cost_of(rows: Any, gpu: bool | None = None) -> Cost:
+    """The memory that a run will take at its peak.
+
+    Args:
+        rows: what it works on (`reopen.prepare`).
+        gpu: whether it is on a GPU, which need not be here; None: as its `device` says.
+
+    Raises:
+        Exception: of whatever kind the libraries raise where there is no such model, or it cannot be built.
+    """
+    settings = rows.settings
+    if isinstance(settings, ClassifySettings):
+        from .head_cost import classify_cost
+
+        return classify_cost(settings, rows, gpu)
+    from .cost import evaluation_cost, training_cost
+
+    if isinstance(settings, EvaluateSettings):
+        return evaluation_cost(settings, rows, gpu)
+    return training_cost(settings, rows, gpu)
+
+
+def check_suite(
+    path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int, model: str | None = None
+) -> list[str]:
+    """The settings of every run of a suite, every row of its tasks, and the memory of each method on the first one.
 
     Raises:
         UserError: a setting or a row is not what it should be.
     """
     suite = validate(SuiteSettings, {**values, **({"data": folder} if folder else {})})
+    if model is not None:
+        common = {**suite.common, "model": model}
+        named = {name: {**one, "model": model} for name, one in suite.methods.items()}
+        suite = suite.model_copy(update={"common": common, "methods": named})
     plan = make_plan(suite)
     methods, tasks = len(suite.methods), len(suite.tasks)
     seeds = ", ".join(map(str, suite.seeds))
@@ -100,7 +137,23 @@ def check_suite(path: Path, values: dict[str, Any], folder: Path | None, max_bad
     where = suite.data or suite.common.get("data")
     for task in (one for name in suite.tasks for one in find_all(name)):
         said += [f"{task.name}:", *(f"  {line}" for line in check_task(task, where and Path(where), max_bad_rows))]
+    seen: set[str] = set()
+    for job in plan.jobs.values():
+        if job.method in seen or any(isinstance(value, Pick) for value in job.values.values()):
+            continue
+        seen.add(job.method)
+        settings = alone(plan, job, suite).model_copy(update={"data": where and Path(where)})
+        said += [f"{job.method} on {job.task}: {line}" for line in memory_of(job.command, settings)]
     return said
+
+
+def alone(plan: Plan, job: Job, suite: SuiteSettings) -> Settings:
+    """The settings of a run of a suite as they would be without the run that it starts from, which is not there yet."""
+    settings = plan.settings(job, Path(), {})
+    if not job.source:
+        return settings
+    started = {"adapter" if job.command == "evaluate" else "init": None}
+    return settings.model_copy(update={**started, "model": settings.model or suite.common.get("model")})
 
 
 def check_task(task: Task, folder: Path | None, max_bad_rows: int) -> list[str]:

@@ -14,15 +14,15 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-from transformers.utils import logging as transformers_logging
 
 from . import processes, stop
 from .artefacts import check_no_adapter
 from .ask import Advance, Prediction
 from .errors import UserError
 from .guards import check_finite
+from .loading import cannot_load, check_fits, check_quantised, quiet_transformers, read_weights
 from .memory import Memory
-from .models import DTYPES, cannot_load, context_of, device_of, lora_config, misfit, quiet_peft
+from .models import DTYPES, context_of, device_of, lora_config, misfit, quiet_peft
 from .seeding import derive
 from .settings import ClassifySettings
 from .sources import source_of
@@ -31,6 +31,8 @@ from .trained import check_labels, classifier_source, trained_classifier
 
 EVAL_ROWS = 64
 """Texts that go through the model together in evaluation."""
+HEADS = ("score", "classifier", "pre_classifier", "pooler", "head", "summary", "logits_proj")
+"""What classification heads are called in transformers: they are not quantised, because they are trained whole."""
 CHUNK = 512
 """Rows whose texts are put in order of length before their predictions are written."""
 
@@ -160,8 +162,12 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
     decoder = is_decoder(name)
     lora = settings.tune == "lora" or (settings.tune == "auto" and decoder)
     torch.manual_seed(derive(settings.seed, "head"))
-    dtype = _dtype(settings.dtype, lora, place)
-    classifier, fresh = _load(name, source_of(name), task, decoder, settings.max_length, dtype)
+    dtype, quantize = _dtype(settings.dtype, lora, place), settings.quantize or "none"
+    if quantize != "none" and not lora:
+        raise UserError(f"--quantize {quantize}: all weights of {name} are trained, and stay whole; add --tune lora")
+    # a model that is trained whole is small, and its fresh head is to be the same on every device
+    kept = _Kept(dtype, place if lora else torch.device("cpu"), quantize)
+    classifier, fresh = _load(name, source_of(name), task, decoder, settings.max_length, kept)
     model = classifier.model
     if lora:
         try:
@@ -169,7 +175,7 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
                 model = get_peft_model(model, lora_config(settings.lora, "SEQ_CLS", fresh))
         except ValueError as wrong:
             raise UserError(misfit(settings.lora, name, model, wrong)) from None
-    return replace(classifier, model=model.to(place)), lora
+    return replace(classifier, model=model if lora else model.to(place)), lora
 
 
 def _dtype(name: str, lora: bool, place: torch.device) -> torch.dtype:
@@ -179,8 +185,8 @@ def _dtype(name: str, lora: bool, place: torch.device) -> torch.dtype:
     return torch.bfloat16 if lora and place.type == "cuda" else torch.float32
 
 
-def restore(run: Path, task: Task, device: str, dtype: str = "auto") -> Classifier:
-    """The classifier that a run has trained.
+def restore(run: Path, task: Task, device: str, dtype: str = "auto", quantize: str | None = None) -> Classifier:
+    """The classifier that a run has trained; under LoRA its base is quantised as it was then, unless told otherwise.
 
     Raises:
         UserError: the run holds none, or the task has other labels than those it was trained on.
@@ -190,30 +196,44 @@ def restore(run: Path, task: Task, device: str, dtype: str = "auto") -> Classifi
     name, (source, adapter) = trained.model or "", classifier_source(run)
     place = device_of(device)
     precision = _dtype(dtype, adapter is not None, place)
-    classifier, _ = _load(name, source, task, is_decoder(source), trained.max_length, precision)
+    quantize = "none" if adapter is None else quantize or trained.quantize or "none"
+    kept = _Kept(precision, place, quantize)
+    classifier, _ = _load(name, source, task, is_decoder(source), trained.max_length, kept)
     model = classifier.model
     if adapter is not None:
         with quiet_peft():
             model = PeftModel.from_pretrained(model, adapter)
-    return replace(classifier, model=model.to(place))
+    return replace(classifier, model=model)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """How weights are kept, and where."""
+
+    dtype: torch.dtype
+    place: torch.device
+    quantize: str
 
 
 def _load(
-    name: str, source: str, task: Task, decoder: bool, max_length: int | None, dtype: torch.dtype
+    name: str, source: str, task: Task, decoder: bool, max_length: int | None, kept: _Kept
 ) -> tuple[Classifier, list[str]]:
     """The classifier, and the names of its modules that have no trained weights yet."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    quiet_transformers()
     labels = ("wrong", "right") if task.candidates else ("score",) if task.numeric else task.labels
     check_no_adapter(name, source)
+    check_quantised(name, kept.quantize, kept.place)
+    check_fits(name, source, AutoModelForSequenceClassification, kept.dtype, kept.place, kept.quantize, HEADS)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        model, loaded = read_weights(
+            AutoModelForSequenceClassification,
             source,
+            kept.dtype,
+            kept.place,
+            kept.quantize,
+            HEADS,
             output_loading_info=True,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},

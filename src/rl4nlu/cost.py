@@ -1,4 +1,5 @@
-"""What a training will take of memory at its peak, before it is begun and without its weights.
+"""What a run will take of memory at its peak, before it is begun and without its weights: a training or an evaluation
+of a language model; of classifiers see head_cost.py.
 
 The model is built from its configuration on the device "meta", where tensors have sizes and nothing else, and is run
 there, forward and backward, over micro-batches of the task's own rows; every tensor is counted while it is
@@ -7,10 +8,11 @@ alive (shapes.py).
     peak = program + weights + adapter + work
 
 * program: what this process has with the same libraries, tokenizer and rows in it, and WORKING; on a GPU nothing;
-* weights: of the base model, each parameter in the type of the run;
+* weights: of the base model, each parameter in the type of the run, or in as many bits as it is quantised to;
 * adapter: LoRA weights, their gradients, the optimizer's moments, and the copies of them that are held (`copies`);
 * work: the most that is alive at a time in the first steps: activations kept for the backward pass, logits (a chunk at
-  a time), keys and values of answers being sampled, and what is there for a moment only. On a CPU:
+  a time), keys and values of answers being sampled, the largest of the quantised matrices written out for its product,
+  and what is there for a moment only. On a CPU:
 
     work = HOLES x (tensors below MAPPED bytes) + (larger ones)
 """
@@ -36,31 +38,35 @@ from .ask import CHUNK as ROWS
 from .ask import Question, encode
 from .forward import Entropy
 from .forward.last_layer import wanted_only
+from .forward.mpt import is_mpt
 from .forward.projection import part_of_vocabulary, projecting
 from .labels import distinguishing
+from .loading import quantised_layers, size_of
 from .mixture import Mixture
 from .models import DTYPES, Policy, device_of, lora_config, quiet_peft
-from .prepare import TrainingRows
+from .prepare import EvaluationRows, Rows, TrainingRows
 from .rollout import RUN
-from .settings import PpoSettings, TrainSettings
+from .settings import EvaluateSettings, LoraSettings, PpoSettings, PromptSettings, TrainSettings
 from .shapes import META, Counting, StepShapes, TreeShapes, read, whole
 from .sources import source_of
+from .tasks import Task
 from .tokens import Batch, Encoded, micro_batches
+from .trained import trained_settings
 
 STEPS = 3
 """Steps that are looked at: their micro-batches differ in size, so that some holes are left in the heap."""
 MOST = 6
-"""Micro-batches of a step that are looked at; they come with the largest first."""
+"""Micro-batches of a step that are looked at; they come with the largest first, which is all that counts on a GPU."""
 WORKING = 48 << 20
 """What the libraries take once they work: the code of the kernels that are used, the backward pass, files being
 written. Measured with `benchmarks/memory.py`."""
 
-Rows = list[tuple[Sequence[int], Sequence[Sequence[int]]]]
+Pairs = list[tuple[Sequence[int], Sequence[Sequence[int]]]]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes at the peak of a training, by what they are for."""
+    """Bytes at the peak of a run, by what they are for."""
 
     program: int
     weights: int
@@ -69,6 +75,9 @@ class Cost:
     tokens: int
     """Of the largest micro-batch."""
     gpu: bool
+    doing: str = "training"
+    lever: str = "--max-tokens"
+    """The setting with which it takes less."""
 
     @property
     def total(self) -> int:
@@ -80,8 +89,8 @@ class Cost:
         parts = {"the program": self.program, "weights": self.weights, "adapter and optimizer": self.adapter}
         told = ", ".join(f"{_size(size)} {name}" for name, size in parts.items() if size)
         return (
-            f"memory {where} in training: about {_size(self.total)} at the peak ({told}, {_size(self.work)} for "
-            f"{self.tokens:,} tokens at a time; less with a smaller --max-tokens)"
+            f"memory {where} in {self.doing}: about {_size(self.total)} at the peak ({told}, {_size(self.work)} for "
+            f"{self.tokens:,} tokens at a time; less with a smaller {self.lever})"
         )
 
 
@@ -89,32 +98,53 @@ def _size(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def training_cost(settings: TrainSettings, rows: TrainingRows) -> Cost:
+def on_gpu(device: str) -> bool:
+    """Whether a run on this device, as set, is one on a GPU."""
+    return device_of(device).type != "cpu"
+
+
+def dtype_of(name: str, gpu: bool) -> torch.dtype:
+    """The type of the base weights, as set."""
+    return DTYPES[name] if name != "auto" else (torch.bfloat16 if gpu else torch.float32)
+
+
+def training_cost(settings: TrainSettings, rows: TrainingRows, gpu: bool | None = None) -> Cost:
     """The estimate for `sft` or `ppo`.
 
     Args:
         settings: of the run.
         rows: what it works on (`prepare.prepare_training`).
+        gpu: whether it is on a GPU, which need not be here; None: as its `device` says.
 
     Raises:
         Exception: of whatever kind the libraries raise where there is no such model, or it cannot be built or run
             without weights.
     """
-    place = device_of(settings.device)
-    gpu = place.type != "cpu"
-    dtype = DTYPES[settings.dtype] if settings.dtype != "auto" else (torch.bfloat16 if gpu else torch.float32)
-    policy = _policy(settings, dtype)
+    gpu = on_gpu(settings.device) if gpu is None else gpu
+    policy, weights, more = _policy(settings, dtype_of(settings.dtype, gpu), settings.lora)
+    policy.model.train(_method(settings) == "sft")
     adapter = sum(_bytes(weight) for weight in policy.trainable())
-    weights = sum(_bytes(weight) for weight in policy.model.parameters()) - adapter
     if isinstance(settings, PpoSettings) and settings.estimator == "gae":
         policy.value_head = nn.Linear(policy.model.get_output_embeddings().weight.shape[1], 1, device=META)
     mixture = Mixture(_encoded(policy, rows, rows.taught, rows.learnt), settings, _method(settings))
     dev = _encoded(policy, rows, rows.tasks, rows.dev)
     program = 0 if gpu else resident() + WORKING
-    look = _Look(policy, settings, mixture, dev)
+    look = _Look(policy, settings, mixture, dev, gpu)
     look.run()
-    work = look.counting.peak if gpu else look.counting.most
-    return Cost(program, weights, copies(settings) * adapter, work, look.tokens, gpu)
+    return Cost(program, weights, copies(settings) * adapter, look.most + more, look.tokens, gpu)
+
+
+def evaluation_cost(settings: EvaluateSettings, rows: EvaluationRows, gpu: bool | None = None) -> Cost:
+    """The estimate for `evaluate` of a language model; arguments and errors as of `training_cost`."""
+    gpu = on_gpu(settings.device) if gpu is None else gpu
+    lora = None if settings.adapter is None else trained_settings(settings.adapter).lora
+    policy, weights, more = _policy(settings, dtype_of(settings.dtype, gpu), lora)
+    adapter = sum(_bytes(weight) for weight in policy.trainable())
+    dev = _encoded(policy, rows, rows.tasks, rows.rows)
+    program = 0 if gpu else resident() + WORKING
+    look = _Look(policy, settings, None, dev, gpu)
+    look.run()
+    return Cost(program, weights, adapter, look.most + more, look.tokens, gpu, "evaluation")
 
 
 def copies(settings: TrainSettings) -> int:
@@ -144,32 +174,36 @@ def _method(settings: TrainSettings) -> str:
     return "ppo" if isinstance(settings, PpoSettings) else "sft"
 
 
-def _policy(settings: TrainSettings, dtype: torch.dtype) -> Policy:
-    """The policy without its weights."""
-    source = source_of(settings.model or "")
+def _policy(settings: PromptSettings, dtype: torch.dtype, lora: LoraSettings | None) -> tuple[Policy, int, int]:
+    """The policy without its weights; their bytes; those of the largest quantised matrix, once it is written out."""
+    source, quantize = source_of(settings.model or ""), settings.quantize or "none"
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     with META, quiet_peft():
         base: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         base.requires_grad_(False)
-        model: Any = get_peft_model(base, lora_config(settings.lora))
-    shared = bool(getattr(base, "_supports_attention_backend", False))
-    model.train(_method(settings) == "sft")
-    return Policy(settings.model or "", model, tokenizer, shared)
+        size = size_of(base, None, quantize)
+        layers = quantised_layers(base) if quantize != "none" else []
+        model: Any = base if lora is None else get_peft_model(base, lora_config(lora))
+    shared = bool(getattr(base, "_supports_attention_backend", False)) or is_mpt(base)
+    more = max((_bytes(matrix) for layer in layers for matrix in layer.parameters()), default=0)
+    return Policy(settings.model or "", model.eval(), tokenizer, shared), size, more
 
 
-def _encoded(policy: Policy, rows: TrainingRows, tasks: Sequence[Any], of: Any) -> list[Question]:
+def _encoded(policy: Policy, rows: TrainingRows | EvaluationRows, tasks: Sequence[Task], of: Rows) -> list[Question]:
     return [encode(policy, task, rows.settings, of[task.name], rows.shots[task.name]) for task in tasks]
 
 
 @dataclass
 class _Look:
-    """Runs the first steps of a training, and counts."""
+    """Runs the first steps of a training, and the first rows of an evaluation, and counts."""
 
     policy: Policy
-    settings: TrainSettings
-    mixture: Mixture
+    settings: TrainSettings | EvaluateSettings
+    mixture: Mixture | None
+    """None: nothing is trained."""
     dev: Sequence[Question]
+    gpu: bool
     tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -183,29 +217,44 @@ class _Look:
             handle.remove()
             self.bare = type(head) is nn.Linear and logits.untyped_storage()._cdata == seen[0].untyped_storage()._cdata
 
+    @property
+    def most(self) -> int:
+        """The most bytes that the work has had."""
+        return self.counting.peak if self.gpu else self.counting.most
+
     def run(self) -> None:
         """A few steps, and the first rows of the evaluation."""
         gc.collect()
-        with self.counting:
-            for step in range(min(STEPS, optim.steps_of(self.settings, len(self.mixture)))):
-                self.step(self.mixture.batch(step))
-            for question in self.dev:
-                chunk = question.rows[:ROWS]
-                self.passes([(row.ids, distinguishing(row.answers)) for row in chunk], grad=False, closed=True)
-                del chunk
-
-    def step(self, chosen: Sequence[Encoded]) -> None:
-        """One step of the training."""
         settings = self.settings
+        with self.counting:
+            if self.mixture is not None:
+                assert isinstance(settings, TrainSettings)
+                for step in range(min(STEPS, optim.steps_of(settings, len(self.mixture)))):
+                    self.step(settings, self.mixture, self.mixture.batch(step))
+            for question in self.dev:
+                self.ask(question)
+
+    def ask(self, question: Question) -> None:
+        """The first rows of a task's evaluation."""
+        settings = self.settings
+        chunk = question.rows[:ROWS]
+        if not isinstance(settings, EvaluateSettings) or settings.decode == "score":
+            self.passes([(row.ids, distinguishing(row.answers)) for row in chunk], grad=False, closed=True)
+            return
+        room = settings.answer_tokens or question.rows.encoder.longest_answer + 4
+        self.sample(chunk, 1, settings.reason + room)
+
+    def step(self, settings: TrainSettings, mixture: Mixture, chosen: Sequence[Encoded]) -> None:
+        """One step of the training."""
         if not isinstance(settings, PpoSettings):
             self.passes([(row.ids, [row.answers[row.gold]]) for row in chosen], grad=True)
         elif settings.over_labels:
-            rows: Rows = [(row.ids, distinguishing(row.answers)) for row in chosen]
+            rows: Pairs = [(row.ids, distinguishing(row.answers)) for row in chosen]
             for grad in (False, True):  # old and reference scores take the same
                 self.passes(rows, grad, closed=True)
         else:
             bridge = max(len(row.bridge) for row in chosen)
-            room = settings.answer_tokens or self.mixture.longest_answer + 4
+            room = settings.answer_tokens or mixture.longest_answer + 4
             if settings.reason:
                 self.sample(chosen, settings.answers, settings.reason)
             self.sample(chosen, settings.answers, room + settings.reason + bridge)
@@ -215,15 +264,15 @@ class _Look:
             rows = [(row.ids, written) for row in chosen]
             for grad in (False, True):  # old and reference scores take the same
                 with_gold = grad and settings.sft_coef > 0
-                now: Rows = [(row.ids, [*written, row.answers[row.gold]]) for row in chosen] if with_gold else rows
+                now: Pairs = [(row.ids, [*written, row.answers[row.gold]]) for row in chosen] if with_gold else rows
                 self.passes(now, grad, entropy=("gradient" if settings.entropy_coef else "value") if grad else "none")
 
-    def passes(self, rows: Rows, grad: bool, closed: bool = False, entropy: Entropy = "none") -> None:
+    def passes(self, rows: Pairs, grad: bool, closed: bool = False, entropy: Entropy = "none") -> None:
         """The forward pass of all rows, and the backward pass."""
         size = getattr(self.settings, "minibatch", None) if grad else None
         batches = micro_batches(rows[: size or len(rows)], self.settings.max_tokens, 0, "cpu")
         with torch.set_grad_enabled(grad):
-            for _, batch in zip(range(MOST), batches, strict=False):
+            for _, batch in zip(range(1 if self.gpu else MOST), batches, strict=False):
                 self.one(batch, grad, closed, entropy)
 
     def one(self, batch: Batch, grad: bool, closed: bool, entropy: Entropy) -> None:
@@ -264,7 +313,7 @@ class _Look:
         if not self.bare:
             kept += [torch.empty((states, vocabulary), device=META) for _ in range(3)] if grad else []
         else:
-            words = part_of_vocabulary(states, vocabulary, device_of(self.settings.device))
+            words = part_of_vocabulary(states, vocabulary, torch.device("cuda" if self.gpu else "cpu"))
             sums = 1 + (entropy == "gradient") if grad else 0
         kept += [torch.empty_like(hidden_MD) for _ in range(sums)]
         here = [torch.empty((states, words), device=META) for _ in range(1 if entropy == "none" else 2)]
@@ -277,9 +326,12 @@ class _Look:
         """Answers being sampled: the prompts' keys and values, and the logits behind every answer so far."""
         model = self.policy.model
         head = model.get_output_embeddings()
-        rows: Rows = [(row.ids, [[0] * room] * K) for row in chosen]
-        for _, batch in zip(range(MOST), micro_batches(rows, self.settings.max_tokens, 0, "cpu"), strict=False):
+        rows: Pairs = [(row.ids, [[0] * room] * K) for row in chosen]
+        for _, batch in zip(
+            range(1 if self.gpu else MOST), micro_batches(rows, self.settings.max_tokens, 0, "cpu"), strict=False
+        ):
             B = len(batch.rows)
+            self.tokens = max(self.tokens, len(batch.prompt_tree.ids_N))
             made_up = partial(_logits, vocabulary=len(head.weight), rows=B)
             if not self.policy.shared:
                 with projecting(model, partial(made_up, rows=B * K)):

@@ -16,7 +16,8 @@ from .card import card
 from .classifier import restore
 from .errors import UserError
 from .finished import Finished, licence_of, mergeable
-from .models import DTYPES, cannot_load, load_base, quiet_peft, with_adapters
+from .loading import cannot_load, load_base, written_out
+from .models import DTYPES, quiet_peft, with_adapters
 from .sources import LABEL_BIAS, source_of
 from .tasks import find
 from .trained import own_task
@@ -40,6 +41,8 @@ class Merged:
     dtype: str
     difference: float
     """Largest difference to base model and adapter, in a made-up text's log-probabilities (of a classifier: logits)."""
+    quantised: str
+    """How the base was kept in training: none, 8bit or 4bit."""
     biased: bool
     """Whether the run's policy takes out a label bias, which is in no weight."""
     ask: str
@@ -51,6 +54,11 @@ def notes(made: Merged) -> list[str]:
     found = []
     if made.dtype != "float32":
         found.append(f"note: {made.dtype} rounds what was added to the weights; merge --dtype float32 keeps it")
+    if made.quantised != "none":
+        found.append(
+            f"note: the adapter was trained on weights of {made.quantised}; it is merged into what these stand for, "
+            "written out in full"
+        )
     if made.biased:
         found.append(
             "note: this policy takes a bias out of the label words, which no weight can hold: the model has it in again"
@@ -85,7 +93,8 @@ def merge(run: Path, out: Path, dtype: str = "base", name: str | None = None) ->
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     with files.folder_in_one_step(out, size) as part, stop.deferred():
         _write(part, found, model, tokenizer, name or str(out))
-    return Merged(out, size, chosen, difference, found.biased, _question(found, str(out)))
+    quantised = getattr(found.settings, "quantize", None) or "none"
+    return Merged(out, size, chosen, difference, quantised, found.biased, _question(found, str(out)))
 
 
 def _dtype_of(base: str) -> str:
@@ -99,12 +108,16 @@ def _dtype_of(base: str) -> str:
 
 
 def _load(found: Finished, dtype: str) -> tuple[Any, Any]:
-    """Base model with the adapter on it, and tokenizer."""
+    """Base model with the adapter on it, and tokenizer. What was quantised in training is, too, and is then written
+    out: with these weights the adapter was trained, not with those of the files."""
+    cpu, quantize = torch.device("cpu"), getattr(found.settings, "quantize", None) or "none"
     if found.classifier:
         task = find(own_task(found.path, found.settings.task))
         classifier = restore(found.path, task, "cpu", dtype)
         return classifier.model.eval(), classifier.tokenizer
-    model, tokenizer = load_base(found.base, DTYPES[dtype])
+    model, tokenizer = load_base(found.base, DTYPES[dtype], cpu, quantize)
+    if quantize != "none":
+        model = written_out(model, DTYPES[dtype])
     with quiet_peft():
         return with_adapters(model.eval(), found.base, None, found.path), tokenizer
 

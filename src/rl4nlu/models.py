@@ -17,17 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from . import files, processes, say
-from .artefacts import check_no_adapter, needs_code
 from .errors import Diverged, UserError
 from .forward import shares_prefix
+from .loading import load_base
 from .memory import Memory, keep_freed_pages
 from .settings import LoraSettings
-from .sources import KNOWN_MODELS, LABEL_BIAS, VALUE_HEAD, adapter_folder, model_meant, source_of
+from .sources import LABEL_BIAS, VALUE_HEAD, adapter_folder
 from .tasks import Task
 
 REFERENCE = "reference"
@@ -141,6 +138,7 @@ def load_policy(
     adapter: Path | None = None,
     reference: bool = False,
     seed: int = 0,
+    quantize: str | None = None,
 ) -> Policy:
     """Load a base model, and put LoRA on it.
 
@@ -152,73 +150,21 @@ def load_policy(
         adapter: run folder whose adapter to load; trainable where `lora` is given too.
         reference: keep a second, frozen copy of `adapter` as the reference policy.
         seed: of the fresh adapter's weights.
+        quantize: 8bit or 4bit: how the base weights are kept; None as none.
 
     Raises:
-        UserError: there is no such model, no such adapter, or the settings do not fit the model.
+        UserError: there is no such model, no such adapter, or the settings do not fit the model or the machine.
     """
     keep_freed_pages()
     place = device_of(device)
     chosen = DTYPES[dtype] if dtype != "auto" else (torch.bfloat16 if place.type == "cuda" else torch.float32)
     if processes.sharded():
-        model, tokenizer = _load_share(name, chosen, place)
+        from .sharing import load_share
+
+        model, tokenizer = load_share(name, chosen, place, quantize or "none")
     else:
-        model, tokenizer = load_base(name, chosen)
-    return around(name, model.to(place), tokenizer, lora, adapter, reference, seed)
-
-
-def _load_share(name: str, dtype: torch.dtype, place: torch.device) -> tuple[Any, Any]:
-    """This process's share of a base model, and its tokenizer.
-
-    Raises:
-        UserError: as `load_base`.
-    """
-    from .sharing import shared_out
-
-    loaded: list[Any] = []
-
-    def load() -> Any:
-        model, tokenizer = load_base(name, dtype)
-        loaded.append(tokenizer)
-        return model
-
-    def build(config: Any) -> Any:
-        config = config or AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-
-    model = shared_out(load, build, place)
-    tokenizer = loaded[0] if loaded else AutoTokenizer.from_pretrained(source_of(name), trust_remote_code=False)
-    return model, tokenizer
-
-
-def load_base(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    """A base model on the CPU, and its tokenizer.
-
-    Args:
-        name: as of `load_policy`.
-        dtype: of the weights; "auto": as they are in the model's files.
-
-    Raises:
-        UserError: there is no such model, or it is no causal language model.
-    """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    source = source_of(name)
-    check_no_adapter(name, source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
-        raise UserError(cannot_load(name, wrong, "a causal language model")) from None
-    if model.get_output_embeddings() is None:
-        raise UserError(f"--model {name}: {type(model).__name__} has no output embedding, so it is no language model")
-    # encoders load as one too, and answer with nonsense: they see what follows
-    if model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(model.config, "is_decoder", False):
-        kind = model.config.model_type
-        raise UserError(f"--model {name}: {kind} is an encoder, which writes no answers; use it with: rl4nlu classify")
-    return model, tokenizer
+        model, tokenizer = load_base(name, chosen, place, quantize or "none")
+    return around(name, model, tokenizer, lora, adapter, reference, seed)
 
 
 def around(
@@ -319,22 +265,6 @@ def lora_config(lora: LoraSettings, kind: str = "CAUSAL_LM", fresh: Sequence[str
         modules_to_save=[name for name in fresh if not {"classifier", "score"} & set(name.split("."))] or None,
         exclude_modules=list(fresh) or None,
     )
-
-
-def cannot_load(name: str, wrong: Exception, kind: str) -> str:
-    """One line on why a model could not be loaded as a model of some kind."""
-    if said := needs_code(name, wrong):
-        return said
-    first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
-    try:
-        AutoConfig.from_pretrained(source_of(name), trust_remote_code=False)
-    except Exception:  # as above
-        near = "" if name in KNOWN_MODELS else model_meant(name)
-        return (
-            f"--model {name}: neither a folder here nor a model that could be loaded from the hub{near} ({first}); "
-            "give a folder, a name on the hub, or mini"
-        )
-    return f"--model {name}: it cannot be loaded as {kind} ({first}); give a model that is one"
 
 
 def device_of(name: str) -> torch.device:

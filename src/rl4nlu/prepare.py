@@ -25,7 +25,7 @@ from .settings import (
     Settings,
     TrainSettings,
 )
-from .sources import MINI, lacks_chat_template, source_of
+from .sources import MINI, check_quantiser, lacks_chat_template, source_of
 from .tasks import Example, Task, find, find_all
 from .tasks.own import is_file
 from .trained import check_labels, classifier_source, continue_from, follow, own_task, trained_classifier
@@ -303,6 +303,7 @@ def _shots(tasks: Iterable[Task], settings: PromptSettings) -> Shots:
 
 def _check_model(settings: Settings) -> None:
     _check_device(settings.device)
+    check_quantiser(settings.quantize)
     source = source_of(settings.model or MINI)
     if isinstance(settings, PromptSettings) and settings.chat and lacks_chat_template(source):
         raise UserError(NO_CHAT_TEMPLATE)

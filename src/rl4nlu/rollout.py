@@ -151,7 +151,7 @@ def _sample_batch(
     ended_BK = torch.zeros((B, K), dtype=torch.bool)
     tokens: list[list[list[int]]] = [[[] for _ in range(K)] for _ in range(B)]
     logps: list[list[list[float]]] = [[[] for _ in range(K)] for _ in range(B)]
-    ends = policy.end_tokens
+    ends, words = policy.end_tokens, words_of(policy.tokenizer)
     logits_MV = reader.first().repeat_interleave(K, 0)
     for t in range(max_new_tokens):
         if not alive_BK.any():  # other processes go on
@@ -160,7 +160,7 @@ def _sample_batch(
                 break
             continue
         uniform_M = None if uniform_BKA is None else uniform_BKA[:, :, t][alive_BK]
-        token_M, logp_M = draw(logits_MV, uniform_M)
+        token_M, logp_M = draw(logits_MV, uniform_M, words)
         tokens_BK = torch.full((B, K), policy.pad, dtype=torch.long)
         tokens_BK[alive_BK] = token_M.cpu()
         for (b, k), logp in zip(alive_BK.nonzero().tolist(), logp_M.tolist(), strict=True):
@@ -181,13 +181,19 @@ def _sample_batch(
     ]
 
 
-def draw(logits_MV: Tensor, uniform_M: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A token for each row of logits, and its log-probability: the most likely one, or the one at `uniform_M`."""
+def words_of(tokenizer: Any) -> int:
+    """How many ids mean something: many models have more, to fill up their matrices."""
+    return max([len(tokenizer), *(number + 1 for number in getattr(tokenizer, "added_tokens_decoder", ()))])
+
+
+def draw(logits_MV: Tensor, uniform_M: Tensor | None, words: int | None = None) -> tuple[Tensor, Tensor]:
+    """A token for each row of logits, and its log-probability: the most likely one, or the one at `uniform_M`; one of
+    the first `words`. The log-probability is the model's own, in which the others have their part."""
     logp_MV = logits_MV.float().log_softmax(-1)
     if uniform_M is None:
-        token_M = logp_MV.argmax(-1)
+        token_M = logp_MV[:, :words].argmax(-1)
     else:
-        token_M = _invert(logp_MV.exp(), uniform_M.to(logp_MV.device))
+        token_M = _invert(logp_MV[:, :words].exp(), uniform_M.to(logp_MV.device))
     return token_M, logp_MV.gather(1, token_M[:, None])[:, 0]
 
 

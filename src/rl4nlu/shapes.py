@@ -211,6 +211,12 @@ class _Fused(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
+def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What torch's fused attention gives: a tensor of the queries' size."""
+    found: Tensor = _Fused.apply(query, key, value)
+    return found
+
+
 def _weighted(query: Tensor, key: Tensor, value: Tensor, group: Any) -> Tensor:
     """Attention with a soft cap: its weights are there, and what they are made of."""
     n, T = group.token_nT.shape

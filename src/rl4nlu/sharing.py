@@ -20,20 +20,47 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from . import processes
+from .errors import UserError
+from .loading import load_base, quiet_transformers, without_weights
+from .sources import source_of
 
 Model = Any
 """A model of transformers."""
 
 
-def shared_out(load: Callable[[], Model], build: Callable[[Any], Model], device: torch.device) -> Model:
+def load_share(name: str, dtype: torch.dtype, place: torch.device, quantize: str) -> tuple[Model, Any]:
+    """This process's share of a base model, and its tokenizer; arguments as of `loading.load_base`.
+
+    Raises:
+        UserError: as there; or the weights are to be quantised.
+    """
+    if quantize != "none":
+        raise UserError(
+            f"--quantize {quantize}: layers that are shared out stay in --dtype; leave it out, or launch without "
+            "--use_fsdp"
+        )
+    quiet_transformers()
+    loaded: list[Any] = []
+
+    def load() -> Model:
+        model, tokenizer = load_base(name, dtype)
+        loaded.append(tokenizer)
+        return model
+
+    model = shared_out(load, lambda: without_weights(AutoModelForCausalLM, source_of(name), dtype), place)
+    tokenizer = loaded[0] if loaded else AutoTokenizer.from_pretrained(source_of(name), trust_remote_code=False)
+    return model, tokenizer
+
+
+def shared_out(load: Callable[[], Model], build: Callable[[], Model], device: torch.device) -> Model:
     """A model of whose layers this process holds its share.
 
     Args:
         load: the whole model, in main memory; called in the main process alone.
-        build: a configuration -> the same model without weights, on the device "meta".
+        build: the same model without weights, on the device "meta".
         device: where this process's share goes.
 
     Raises:
@@ -47,7 +74,7 @@ def shared_out(load: Callable[[], Model], build: Callable[[Any], Model], device:
         return {"generation": None if generation is None else generation.to_dict()}
 
     facts = processes.from_main(read)
-    model = build(whole[0].config if whole else None).requires_grad_(False)
+    model = build().requires_grad_(False)
     mesh = init_device_mesh(device.type, (processes.count(),))
     layers = layers_of(model)
     # of the logits, which nobody changes in place, and below which no weight is cut up

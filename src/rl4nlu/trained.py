@@ -35,7 +35,7 @@ def follow(run: Path, settings: S) -> S:
         say.note(f"note: the adapter names {base} as its base model, and {settings.model} is taken for it")
     changes: dict[str, Any] = {"model": settings.model or base, "template": settings.template or trained.template}
     changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
-    changes["reason"] = settings.reason or trained.reason
+    changes |= {"reason": settings.reason or trained.reason, "quantize": settings.quantize or trained.quantize}
     changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
     if trained.shots and not settings.shots:  # the very examples it was trained with
         changes |= {"shots": trained.shots, "seed": trained.seed}

@@ -90,7 +90,7 @@ def check(args: Args) -> None:
         raise UserError(f"check needs one file: {example_of(check)}")
     from ..check import check as run_it
 
-    for line in run_it(files[0], settings.data, settings.max_bad_rows):
+    for line in run_it(files[0], settings.data, settings.max_bad_rows, settings.model):
         say.line(line, "check", {"text": line})
 
 

@@ -303,7 +303,9 @@ def shares_prefix(model: Model) -> bool:
         begun = begin(model, batch, goes_on=True)
         ways = [score(model, batch, shared=True), score(model, batch, shared=True, beginning=begun)]
         found = [*(way.logp_BKA for way in ways), _step_by_step(model, batch)]
-        tolerance = 1e-4 if model.dtype == torch.float32 else 0.2
+        # in 8 bits activations are rounded by what goes through the model beside them
+        rounded = model.dtype != torch.float32 or getattr(model, "is_loaded_in_8bit", False)
+        tolerance = 0.2 if rounded else 1e-4
         exact = all(bool((plain_BKA - one_BKA).abs().max() <= tolerance) for one_BKA in found)
     except Exception:  # a model class may refuse masks, positions or an unknown argument in any way it likes
         exact = False

@@ -82,7 +82,7 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
     settings, source = found.settings, found.settings.adapter
     assert source is not None
     seed = trained_classifier(source).seed
-    classifiers = [restore(source, task, settings.device, settings.dtype) for task in found.tasks]
+    classifiers = [restore(source, task, settings.device, settings.dtype, settings.quantize) for task in found.tasks]
     if not settings.truncate:
         for classifier in classifiers:
             classifier.refuse_long(found.rows[classifier.task.name])

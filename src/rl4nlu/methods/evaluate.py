@@ -133,7 +133,9 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
     """The `evaluate` command: zero-shot or few-shot, or a trained adapter, on one task or several."""
     found = prepared or prepare_evaluation(settings)
     settings = found.settings
-    policy = load_policy(settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter)
+    policy = load_policy(
+        settings.model or MINI, settings.device, settings.dtype, adapter=settings.adapter, quantize=settings.quantize
+    )
     if policy.label_bias and settings.decode != "score":
         say.line("note: this policy was trained over labels, with their bias taken out; generated text has it in again")
     questions = [encode(policy, task, settings, found.rows[task.name], found.shots[task.name]) for task in found.tasks]

@@ -48,6 +48,7 @@ def _answers(run: Path, settings: PredictSettings, found: PredictionRows, advanc
     """What the run says of the rows. The model is loaded before the first one."""
     if found.asked is None:
         return ask_classifier(restore(run, found.task, settings.device, settings.dtype), found.rows, advance)
-    policy = load_policy(found.asked.model or "", settings.device, settings.dtype, adapter=run)
+    asked = found.asked
+    policy = load_policy(asked.model or "", settings.device, settings.dtype, adapter=run, quantize=asked.quantize)
     question = encode(policy, found.task, found.asked, found.rows, found.shots)
     return ask(policy, question, settings.decode, found.asked, advance=advance)

@@ -58,6 +58,7 @@ def train_and_measure(
         settings.init,
         reference=reference and settings.init is not None,
         seed=settings.seed,
+        quantize=settings.quantize,
     )
     if critic:
         policy.add_value_head()

@@ -76,6 +76,8 @@ class Settings(Frozen):
     """auto, cpu or cuda."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the base weights; auto: bfloat16 on a GPU, else float32."""
+    quantize: Literal["none", "8bit", "4bit"] | None = None
+    """Keep the base's linear layers in 8 or 4 bits, which is for LoRA; default: as the adapter's base, else none."""
     max_length: int | None = Field(None, ge=32)
     """Cut texts at fewer tokens than the model's context."""
     truncate: bool = True

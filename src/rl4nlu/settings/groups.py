@@ -12,7 +12,7 @@ GROUPS: dict[str, str] = {
     "reinforcement learning": "estimator actions reward answers format_penalty metric_window kl_coef "
     "kl_target kl_horizon stop_kl entropy_coef sft_coef inner_epochs minibatch clip value_clip value_coef "
     "critic_warmup gamma lam whiten group_std skip_flat oversample debias on_collapse",
-    "output and memory": "out seed jobs ray retries dry_run save_every track device dtype max_tokens",
+    "output and memory": "out seed jobs ray retries dry_run save_every track device dtype quantize max_tokens",
     "sharing": "base merged private predictions force",
 }
 """Group -> its settings, those of all commands, in the order in which they are shown."""
@@ -75,6 +75,9 @@ ALSO_CALLED: dict[str, str] = {
     "entropy_bonus": "entropy_coef",
     "kl_penalty": "kl_coef",
     "init_kl_coef": "kl_coef",
+    "quantization": "quantize",
+    "load_in_8bit": "quantize",
+    "load_in_4bit": "quantize",
     "target_kl": "kl_target",
     "lambda": "lam",
     "gae_lambda": "lam",

@@ -39,6 +39,8 @@ class SubmitSettings(Frozen):
 class CheckSettings(Frozen):
     data: Path | None = None
     """Folder in the official layout; files of your own are looked for here first, then beside the task file."""
+    model: str | None = None
+    """Take this model for the one that a settings or suite file names: a small one of its class, say."""
     max_bad_rows: int = Field(0, ge=0)
     """Skip at most N rows that cannot be read, and list them."""
 

@@ -193,3 +193,9 @@ class ClassifySettings(Settings):
     """Hand every logged step and the results to a tracker, too; it cannot stop or change the run, nor make it wait."""
     lora: LoraSettings = LoraSettings()
     """The adapter: rank, scale, dropout, modules."""
+
+    @model_validator(mode="after")
+    def _frozen_is_quantised(self) -> ClassifySettings:
+        if self.quantize in ("8bit", "4bit") and self.tune == "full":
+            raise ValueError(f"--quantize {self.quantize}: weights that are trained stay whole; add --tune lora")
+        return self
