@@ -36,6 +36,7 @@ from .ask import CHUNK as ROWS
 from .ask import Question, encode
 from .forward import Entropy
 from .forward.last_layer import wanted_only
+from .forward.mpt import is_mpt
 from .forward.projection import part_of_vocabulary, projecting
 from .labels import distinguishing
 from .mixture import Mixture
@@ -117,6 +118,24 @@ def training_cost(settings: TrainSettings, rows: TrainingRows) -> Cost:
     return Cost(program, weights, copies(settings) * adapter, work, look.tokens, gpu)
 
 
+def work_bytes(config: Any, dtype: torch.dtype, settings: TrainSettings, rows: Rows) -> int:
+    """The most bytes on a GPU that are alive at a time while rows are read and their gradients taken.
+
+    Args:
+        config: the model's.
+        dtype: of its weights.
+        settings: of the run.
+        rows: of a step, (prompt, answers) in tokens.
+    """
+    policy = _around(config, None, settings, dtype)
+    policy.shared = policy.shared or is_mpt(policy.model)
+    look = _Look(policy, settings, None, (), place=torch.device("cuda"))
+    gc.collect()
+    with look.counting:
+        look.passes(rows, grad=True, entropy="value" if isinstance(settings, PpoSettings) else "none")
+    return look.counting.peak
+
+
 def copies(settings: TrainSettings) -> int:
     """Tensors of the adapter's size that are there at a time: weights, gradients, moments; the best state; of PPO the
     state before the step, and the reference."""
@@ -149,6 +168,11 @@ def _policy(settings: TrainSettings, dtype: torch.dtype) -> Policy:
     source = source_of(settings.model or "")
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return _around(config, tokenizer, settings, dtype)
+
+
+def _around(config: Any, tokenizer: Any, settings: TrainSettings, dtype: torch.dtype) -> Policy:
+    """The policy of a configuration."""
     with META, quiet_peft():
         base: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         base.requires_grad_(False)
@@ -168,9 +192,11 @@ class _Look:
 
     policy: Policy
     settings: TrainSettings
-    mixture: Mixture
+    mixture: Mixture | None
     dev: Sequence[Question]
     tokens: int = 0
+    place: torch.device | None = None
+    """Where it will be run; default: where the settings say."""
 
     def __post_init__(self) -> None:
         model = self.policy.model
@@ -186,6 +212,7 @@ class _Look:
     def run(self) -> None:
         """A few steps, and the first rows of the evaluation."""
         gc.collect()
+        assert self.mixture is not None
         with self.counting:
             for step in range(min(STEPS, optim.steps_of(self.settings, len(self.mixture)))):
                 self.step(self.mixture.batch(step))
@@ -204,6 +231,7 @@ class _Look:
             for grad in (False, True):  # old and reference scores take the same
                 self.passes(rows, grad, closed=True)
         else:
+            assert self.mixture is not None
             bridge = max(len(row.bridge) for row in chosen)
             room = settings.answer_tokens or self.mixture.longest_answer + 4
             if settings.reason:
@@ -264,7 +292,7 @@ class _Look:
         if not self.bare:
             kept += [torch.empty((states, vocabulary), device=META) for _ in range(3)] if grad else []
         else:
-            words = part_of_vocabulary(states, vocabulary, device_of(self.settings.device))
+            words = part_of_vocabulary(states, vocabulary, self.place or device_of(self.settings.device))
             sums = 1 + (entropy == "gradient") if grad else 0
         kept += [torch.empty_like(hidden_MD) for _ in range(sums)]
         here = [torch.empty((states, words), device=META) for _ in range(1 if entropy == "none" else 2)]

@@ -143,10 +143,11 @@ def estimate(
         Exception: as `run_seconds`.
     """
     plan = plan_of(command, settings, prepared, processes, sharded)
-    return plan.on(machine or _here(plan, settings))
+    return plan.on(machine or here(plan, settings))
 
 
-def _here(plan: Plan, settings: Settings) -> Machine:
+def here(plan: Plan, settings: Settings) -> Machine:
+    """This machine, measured for what a run asks of it."""
     place = device_of(settings.device)
     count = plan.training if plan.steps else plan.evaluation
     usual = int(count.tokens / max(count.passes - count.decode_calls / plan.sizes.layers, 1))
