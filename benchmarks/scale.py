@@ -193,7 +193,17 @@ def fitted(found: list[Found]) -> list[Found]:
 
 def shown(found: list[Found]) -> tuple[Table, list[str]]:
     """The table, for people and for the page."""
-    heads = ["run", "model", "task", "step foreseen, s", "measured, s", "ratio", "whole foreseen, s", "measured, s", "ratio"]
+    heads = [
+        "run",
+        "model",
+        "task",
+        "step foreseen, s",
+        "measured, s",
+        "ratio",
+        "whole foreseen, s",
+        "measured, s",
+        "ratio",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     table = Table(*heads)
     for one in found:
@@ -210,7 +220,9 @@ def shown(found: list[Found]) -> tuple[Table, list[str]]:
         ("the whole command", [one.foreseen.total / one.whole for one in held]),
     ):
         near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in ratios)
-        told.append(f"{near} of {len(ratios)} held-out runs within 30 % by {what} (ratios {min(ratios):.2f} to {max(ratios):.2f})")
+        told.append(
+            f"{near} of {len(ratios)} held-out runs within 30 % by {what} (ratios {min(ratios):.2f} to {max(ratios):.2f})"
+        )
     return table, [*lines, "", "; ".join(told) + f". {os.cpu_count()} cores, float32."] if held else lines
 
 

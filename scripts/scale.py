@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -256,7 +255,9 @@ def head(*cells: str) -> list[str]:
 def whole_plan(plans: dict[tuple[str, str, str], Plan]) -> list[str]:
     """GPU hours, and days on several GPUs."""
     farms = [f"{n} GPU{'s' * (n > 1)}" for n in FARMS]
-    lines = head("GPU", "model", "runs", *(f"{m}, GPU hours" for m in METHODS), "all, GPU hours", *farms, "longest chain")
+    lines = head(
+        "GPU", "model", "runs", *(f"{m}, GPU hours" for m in METHODS), "all, GPU hours", *farms, "longest chain"
+    )
     for card in CARDS:
         hours = hours_of(of_gpu(card), plans)
         for model in (*CONFIGS, "all three"):
@@ -266,7 +267,13 @@ def whole_plan(plans: dict[tuple[str, str, str], Plan]) -> list[str]:
             walls = [wall_clock(mine, after, n) for n in FARMS]
             chain = wall_clock(mine, after, len(mine))
             lines.append(
-                row(card, model, len(mine), *(f"{h:,.0f}" for h in (*by_method, sum(by_method))), *map(days, [*walls, chain]))
+                row(
+                    card,
+                    model,
+                    len(mine),
+                    *(f"{h:,.0f}" for h in (*by_method, sum(by_method))),
+                    *map(days, [*walls, chain]),
+                )
             )
     return lines
 
@@ -313,7 +320,16 @@ def at_70b() -> list[str]:
     """What a model ten times as large needs."""
     sizes = sizes_of("70B", True)
     weights, fitted = float(sizes.weights * sizes.bytes), sizes.layer * sizes.bytes
-    lines = head("GPUs of 80 GB", "max_tokens", "weights, GB", "two layers fetched, GB", "adapter, GB", "work, GB", "peak, GB", "fits")
+    lines = head(
+        "GPUs of 80 GB",
+        "max_tokens",
+        "weights, GB",
+        "two layers fetched, GB",
+        "adapter, GB",
+        "work, GB",
+        "peak, GB",
+        "fits",
+    )
     for tokens in (4096, 1024):
         settings = settings_of("PPO").model_copy(update={"max_tokens": tokens})
         _, adapter, work = peak(LARGE, sizes, settings)
@@ -331,7 +347,9 @@ def at_70b() -> list[str]:
         row("a checkpoint of SFT: adapter and two moments", f"{12 * sizes.adapter / 1e9:.2f} GB"),
         row("a checkpoint of PPO by Adafactor: adapter (its moments are vectors)", f"{4 * sizes.adapter / 1e9:.2f} GB"),
         row("keys and values of a token", f"{kept / 1e3:.0f} kB"),
-        row("keys and values of 16 prompts of 300 tokens with one answer of 32 each", f"{kept * 16 * 332 / 1e9:.2f} GB"),
+        row(
+            "keys and values of 16 prompts of 300 tokens with one answer of 32 each", f"{kept * 16 * 332 / 1e9:.2f} GB"
+        ),
     ]
     return lines
 
@@ -358,13 +376,17 @@ def machines() -> list[str]:
     """The GPUs that are known."""
     lines = head("GPU", "bfloat16, TFLOP/s", "memory, TB/s", "memory, GB", "link, GB/s")
     for name, gpu in GPUS.items():
-        cells = (f"{gpu.flops / 1e12:.0f}", f"{gpu.memory / 1e12:.2f}", f"{gpu.capacity / 1e9:.0f}", f"{gpu.link / 1e9:.0f}")
+        cells = (
+            f"{gpu.flops / 1e12:.0f}",
+            f"{gpu.memory / 1e12:.2f}",
+            f"{gpu.capacity / 1e9:.0f}",
+            f"{gpu.link / 1e9:.0f}",
+        )
         lines.append(row(name, *cells))
     return lines
 
 
 # -- the tasks' tokens -------------------------------------------------------------------------------------------------
-
 
 
 def measure(tokenizer: Any, folder: Path, task: str) -> tuple[int, tuple[int, ...], int, int]:

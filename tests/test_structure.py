@@ -85,6 +85,7 @@ FLOW = [
     "new",
     "shapes",
     "cost",
+    "timing",
     "check",
     "demo",
     "explain",

@@ -11,10 +11,10 @@ from . import data, say
 from .config import read_yaml, validate, with_preset
 from .errors import UserError
 from .plan import make_plan
-from .prepare import prepare_training
+from .prepare import TrainingRows, prepare_training
 from .prompts import Prompter
 from .server import check_zip
-from .settings import RUNS, SuiteSettings, TrainSettings
+from .settings import RUNS, Settings, SuiteSettings, TrainSettings
 from .tasks import Example, Task, find, find_all
 from .tasks.own import SUFFIXES
 
@@ -68,22 +68,44 @@ def check_settings(path: Path, values: dict[str, Any], folder: Path | None, max_
             said += [
                 f"  taught by {teacher.name}: {line}" for line in check_task(teacher, folder or settings.data, rows)[:1]
             ]
-    if isinstance(settings, TrainSettings) and (settings.model or settings.init):
-        said.append(memory_of(settings.model_copy(update={"data": folder or settings.data})))
+    source = getattr(settings, "init", None) or getattr(settings, "adapter", None)
+    if settings.model or source:
+        said += foreseen(command, settings.model_copy(update={"data": folder or settings.data}))
     return said
 
 
-def memory_of(settings: TrainSettings) -> str:
-    """What the training will take of memory, or why that is not known."""
+def foreseen(command: str, settings: Settings) -> list[str]:
+    """What a run will take of memory, if it is a training, and how long; or why that is not known."""
+    if not isinstance(settings, TrainSettings):
+        return [time_of(command, settings)]
     with say.hushed():  # of the rows all has been said
         rows = prepare_training(settings, reopened=True)
+    memory = memory_of(rows)
+    return [memory] if memory.startswith("note: ") else [memory, time_of(command, rows.settings, rows)]
+
+
+def memory_of(rows: TrainingRows[TrainSettings]) -> str:
+    """What a training will take of memory, or why that is not known."""
     from .cost import training_cost
 
     try:
         return str(training_cost(rows.settings, rows))
     except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
-        reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
-        return f"note: how much memory {rows.settings.model} needs is not known: {reason}"
+        return f"note: how much memory {rows.settings.model} needs is not known: {_first_line(wrong)}"
+
+
+def time_of(command: str, settings: Settings, rows: TrainingRows[TrainSettings] | None = None) -> str:
+    """How long a run will take here, or why that is not known."""
+    from .timing import estimate
+
+    try:
+        return str(estimate(command, settings, rows))
+    except Exception as wrong:  # as above; and an adapter may not be there yet
+        return f"note: how long it will take is not known: {_first_line(wrong)}"
+
+
+def _first_line(wrong: Exception) -> str:
+    return (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
 
 
 def check_suite(path: Path, values: dict[str, Any], folder: Path | None, max_bad_rows: int) -> list[str]:

@@ -13,7 +13,6 @@ estimate.py puts them together for a run's settings.
 
 from __future__ import annotations
 
-
 from .estimate import Estimate, Plan, estimate, run_seconds
 from .machine import GPUS, Machine, of_gpu
 from .sizes import Sizes, sizes_of

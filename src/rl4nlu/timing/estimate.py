@@ -257,9 +257,7 @@ def _training(found: TrainingRows[Any], taught: bool, processes: int, sharded: b
         question = encoded(task, found.dev[task.name], ROWS)
         dev += _asked(counter, question, len(found.dev[task.name]), "score", None, settings.reason)
     read = sum(sum(map(len, part.values())) for part in (found.learnt, found.held, found.dev))
-    return Plan(
-        sizes, steps, training * (steps / looked), held * (1 + math.ceil(steps / every)), dev, read, processes
-    )
+    return Plan(sizes, steps, training * (steps / looked), held * (1 + math.ceil(steps / every)), dev, read, processes)
 
 
 def _draw(questions: Sequence[Question], quotas: Sequence[int], size: int, drawn: np.random.Generator) -> list[Row]:
@@ -304,6 +302,4 @@ def _classify(found: ClassifyRows, processes: int, sharded: bool) -> Plan:
     )
     some = lengths(spread(found.dev, ROWS))
     dev = counter.classify(some, back=False, at_once=EVAL_ROWS) * (len(found.dev) * per_row / max(1, len(some)))
-    return Plan(
-        sizes, steps, training * (steps / looked), Work(), dev, len(found.train) + len(found.dev), processes
-    )
+    return Plan(sizes, steps, training * (steps / looked), Work(), dev, len(found.train) + len(found.dev), processes)

@@ -103,7 +103,8 @@ def _measure(model: Any, head: nn.Module | None, lora: LoraSettings | None) -> S
     config = model.config
     first = getattr(config, "get_text_config", lambda: config)()
     layers = max(
-        (m for m in model.modules() if isinstance(m, nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters())
+        (m for m in model.modules() if isinstance(m, nn.ModuleList)),
+        key=lambda m: sum(p.numel() for p in m.parameters()),
     )
     matrices = {name: m for name, m in layers[0].named_modules() if isinstance(m, nn.Linear | Conv1D)}
     heads = first.num_attention_heads
