@@ -164,7 +164,7 @@ def all_of(given: argparse.Namespace, folder: Path) -> list[Found]:
         words = f"{one.name} {one.model} {one.task}"
         if (one.task.split("/")[0] != "mini" and not given.data) or not all(w in words for w in given.only):
             continue
-        if given.processes > 1 and one.command != "sft":
+        if (given.processes > 1 and one.command != "sft") or one.more.get("init", one.name) not in {one.name, *done}:
             continue
         values = settings_of(one, folder, given.data, done)
         settings = validate(RUNS[one.command], values)
@@ -220,9 +220,8 @@ def shown(found: list[Found]) -> tuple[Table, list[str]]:
         ("the whole command", [one.foreseen.total / one.whole for one in held]),
     ):
         near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in ratios)
-        told.append(
-            f"{near} of {len(ratios)} held-out runs within 30 % by {what} (ratios {min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        span = f"ratios {min(ratios):.2f} to {max(ratios):.2f}"
+        told.append(f"{near} of {len(ratios)} held-out runs within 30 % by {what} ({span})")
     return table, [*lines, "", "; ".join(told) + f". {os.cpu_count()} cores, float32."] if held else lines
 
 

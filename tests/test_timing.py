@@ -283,10 +283,10 @@ def test_known_gpus_are_ordered_as_their_data_sheets_are():
 @pytest.fixture
 def scale(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import scale as module
+    import paper_plan as module
 
     yield module
-    sys.modules.pop("scale", None)
+    sys.modules.pop("paper_plan", None)
 
 
 def test_the_runs_of_the_paper(scale):

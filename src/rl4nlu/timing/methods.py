@@ -1,5 +1,5 @@
-"""The work of a step of each method, and of asking rows, from the rows' tokens: the loops of methods/, actions/ and ask.py
-without their numbers.
+"""The work of a step of each method, and of asking rows, from the rows' tokens: the loops of methods/, actions/ and
+ask.py without their numbers.
 
 How many tokens a policy writes is not known before. A policy that has been taught (it starts from an adapter) is taken
 to write as many as the task's longest label has; one that has not, all that it may.
@@ -14,7 +14,7 @@ from ..labels import distinguishing
 from ..settings import PpoSettings, TrainSettings
 from ..tokens import Batch
 from .sizes import Sizes
-from .work import Pass, Rows, Work, decoding, decoding_anew, pass_of, passes, reading, total, turned_back, updating
+from .work import Pass, Rows, Work, decoding, decoding_anew, pass_of, passes, reading, total, updating
 
 Ids = tuple[int, ...]
 
@@ -176,7 +176,7 @@ class Counter:
         return self.updated(settings.optimizer)
 
     def updated(self, optimizer: str) -> Work:
-        """One step of the optimizer, and what processes tell each other before it: the gradients are added up on a ring."""
+        """One step of the optimizer; before it processes add up their gradients, on a ring."""
         found = updating(self.sizes, optimizer)
         if self.processes == 1:
             return found
@@ -215,6 +215,3 @@ def _kinds(rows: Sequence[Row]) -> list[str]:
 
 def _longest(rows: Sequence[Row]) -> int:
     return max(len(answer) for row in rows for answer in row.answers)
-
-
-__all__ = ["Counter", "Row", "turned_back"]

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -178,8 +178,8 @@ def _solve(model: Any, sizes: Sizes, few: Batch, many: Batch, gpu: bool) -> dict
         fixed = max(spans[0] - spans[1] * flop[0] / flop[1], 0.0)
         return fixed / DEPTH, flop[1] / max(spans[1] - fixed, 0.3 * spans[1])
 
-    forward = [seconds(lambda b=b: there(b), gpu) - BATCH for b in (few, many)]
-    whole = [seconds(lambda b=b: both(b), gpu) - BATCH for b in (few, many)]
+    forward = [seconds(partial(there, b), gpu) - BATCH for b in (few, many)]
+    whole = [seconds(partial(both, b), gpu) - BATCH for b in (few, many)]
     back = [max(one - before, 0.5 * before) for one, before in zip(whole, forward, strict=True)]
     steps = [_step(model, b, gpu) - BATCH for b in (few, many)]
     reads = [reading(sizes, pass_of(b), back=True, words=False) for b in (few, many)]

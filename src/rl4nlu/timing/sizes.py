@@ -139,7 +139,7 @@ def _lora(layers: nn.ModuleList, lora: LoraSettings) -> tuple[int, int]:
     """Numbers and tensors of an adapter: r x (in + out) of every module that gets one."""
     wanted = None if lora.target == "all-linear" else {name.strip() for name in lora.target.split(",")}
     found = [
-        lora.r * sum(module.weight.shape)  # type: ignore[arg-type]
+        lora.r * sum(module.weight.shape)
         for name, module in layers.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and (wanted is None or name.rpartition(".")[2] in wanted)
     ]

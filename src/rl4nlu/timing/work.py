@@ -153,12 +153,6 @@ def reading(sizes: Sizes, one: Pass, back: bool = False, words: bool = True) -> 
     )
 
 
-def turned_back(sizes: Sizes, one: Pass) -> Work:
-    """The way back alone, of a pass whose way there has been gone already."""
-    there, both = reading(sizes, one, words=False), reading(sizes, one, back=True, words=False)
-    return both + there * -1
-
-
 def decoding(sizes: Sizes, batch: Batch, answers: int, steps: int) -> Work:
     """Answers that grow by one token a step, behind prompts that are read.
 
@@ -194,7 +188,7 @@ def decoding_anew(sizes: Sizes, batch: Batch, answers: int, steps: int) -> Work:
 
 
 def updating(sizes: Sizes, optimizer: str) -> Work:
-    """One step of the optimizer: weights, gradients and moments are read and written; Adafactor goes tensor by tensor."""
+    """One step of the optimizer: weights, gradients and moments are read and written; Adafactor goes by tensor."""
     times = 8 if optimizer == "adamw" else 10
     return Work(updated=4.0 * sizes.trained * times, tensors=sizes.tensors * (1 if optimizer == "adamw" else 8))
 
