@@ -4,7 +4,7 @@
 
 Every run is a command of its own. Models: the bundled one, and random ones of other sizes and classes, made here
 (speed does not depend on the weights). Of the runs marked "fit" one constant is taken, the seconds until a command
-begins to work; the others are held out: other models, tasks, methods, batches. Take a quiet machine: on two cores it is
+begins to work (and by hand `timing.work.WHOLE`); the others are held out: other models, tasks, methods, batches. Take a quiet machine: on two cores it is
 about ten minutes.
 """
 
@@ -69,6 +69,7 @@ CASES = [
     case("sft", "mini", "mini/entailment", fit=True, max_steps=20, eval_limit=64),
     case("evaluate", "mini", "mini/sentiment", fit=True),
     case("ppo gae", "mini", "mini/entailment", fit=True, max_steps=4, select_rows=0, eval_limit=64),
+    case("classify full", "mini", "mini/sentiment", fit=True, max_steps=15, tune="full", eval_limit=64),
     case("sft, small micro-batches", "mini", "mini/question", max_steps=15, batch_size=64, max_tokens=512),
     case("sft, three tasks", "mini", "glue/cola,glue/rte,glue/mrpc", max_steps=15, eval_limit=128),
     case("sft", "llama-34m", "glue/rte", max_steps=6, batch_size=16, eval_limit=64),

@@ -309,11 +309,13 @@ def memory() -> list[str]:
     return lines
 
 
-def peak(config: PretrainedConfig, sizes: Sizes, settings: TrainSettings) -> tuple[float, float, float]:
-    """Bytes of weights, of adapter and optimizer, and of work on rows as long as BoolQ's."""
+def peak(
+    config: PretrainedConfig, sizes: Sizes, settings: TrainSettings, processes: int = 1
+) -> tuple[float, float, float]:
+    """Bytes of weights, of adapter and optimizer, and of work on one process's rows of a step, as long as BoolQ's."""
     asked = TASKS["superglue/boolq"]
     answers = [tuple(range(asked.answer))]
-    rows: list[Any] = [(one.ids, answers) for one in rows_of(asked, settings.batch_size, 2)]
+    rows: list[Any] = [(one.ids, answers) for one in rows_of(asked, settings.batch_size, 2)[::processes]]
     from_sft = settings.model_copy(update={"init": Path("sft")}) if isinstance(settings, PpoSettings) else settings
     work = work_bytes(config, torch.bfloat16, from_sft, rows)
     return float(sizes.weights * sizes.bytes), 4.0 * sizes.adapter * copies(from_sft), float(work)
@@ -335,8 +337,8 @@ def at_70b() -> list[str]:
     )
     for tokens in (4096, 1024):
         settings = settings_of("PPO").model_copy(update={"max_tokens": tokens})
-        _, adapter, work = peak(LARGE, sizes, settings)
         for n in (1, 2, 4, 8, 16):
+            _, adapter, work = peak(LARGE, sizes, settings, n)
             parts = (weights / n, 2.0 * fitted if n > 1 else 0.0, adapter, work)
             fits = "yes" if sum(parts) < 0.95 * GPUS["H100"].capacity else "no"
             lines.append(row(n, f"{tokens:,}", *(f"{x / 1e9:.1f}" for x in (*parts, sum(parts))), fits))

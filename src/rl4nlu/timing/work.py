@@ -16,6 +16,9 @@ from .sizes import Sizes
 
 BACK = 2.5
 """Operations of attention on the way back, which begins by doing it again, for one on the way there."""
+WHOLE = 32
+"""Times that the bytes of a model whose weights are all trained are gone through in a step: gradients are made, measured,
+clipped and let go of, the moments and what lies between them are read and written. Measured with `benchmarks/scale.py`."""
 Rows = Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
 """(prompt, answers) in tokens."""
 
@@ -189,7 +192,7 @@ def decoding_anew(sizes: Sizes, batch: Batch, answers: int, steps: int) -> Work:
 
 def updating(sizes: Sizes, optimizer: str) -> Work:
     """One step of the optimizer: weights, gradients and moments are read and written; Adafactor goes by tensor."""
-    times = 8 if optimizer == "adamw" else 10
+    times = WHOLE if sizes.whole else 8 if optimizer == "adamw" else 10
     return Work(updated=4.0 * sizes.trained * times, tensors=sizes.tensors * (1 if optimizer == "adamw" else 8))
 
 
