@@ -4,8 +4,8 @@
 
 Every run is a command of its own. Models: the bundled one, and random ones of other sizes and classes, made here
 (speed does not depend on the weights). Of the runs marked "fit" one constant is taken, the seconds until a command
-begins to work (and by hand `timing.work.WHOLE`); the others are held out: other models, tasks, methods, batches. Take a quiet machine: on two cores it is
-about ten minutes.
+begins to work (and by hand `timing.work.WHOLE`); the others are held out: other models, tasks, methods, batches. Take a
+quiet machine: on two cores it is about ten minutes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ CASES = [
     case("ppo from sft", "mini", "mini/entailment", max_steps=4, select_rows=64, eval_limit=64, init="sft"),
     case("ppo grpo, labels", "mini", "mini/question", max_steps=5, estimator="grpo", actions="labels", select_rows=0),
     case("ppo expected", "mini", "glue/rte", max_steps=4, estimator="expected", select_rows=0, eval_limit=64),
-    case("ppo rloo", "llama-34m", "mini/entailment", max_steps=3, estimator="rloo", batch_size=8, select_rows=0,
+    case("ppo rloo", "llama-34m", "mini/entailment", max_steps=3, estimator="rloo", skip_flat=False, batch_size=8, select_rows=0,
          eval_limit=64, max_tokens=1024, answer_tokens=6),
     case("ppo gae", "qwen-41m", "glue/sst2", max_steps=3, batch_size=16, answers=2, select_rows=32, eval_limit=64),
     case("ppo reinforce++, 16 tokens", "qwen-41m", "mini/question", max_steps=3, batch_size=8, answers=2,

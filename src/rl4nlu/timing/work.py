@@ -17,8 +17,9 @@ from .sizes import Sizes
 BACK = 2.5
 """Operations of attention on the way back, which begins by doing it again, for one on the way there."""
 WHOLE = 32
-"""Times that the bytes of a model whose weights are all trained are gone through in a step: gradients are made, measured,
-clipped and let go of, the moments and what lies between them are read and written. Measured with `benchmarks/scale.py`."""
+"""Times that the bytes of a model whose weights are all trained are gone through in a step: gradients are made,
+measured, clipped and let go of, the moments and what lies between them are read and written. Measured with
+`benchmarks/scale.py`."""
 Rows = Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
 """(prompt, answers) in tokens."""
 
