@@ -89,6 +89,7 @@ FLOW = [
     "shapes",
     "cost",
     "head_cost",
+    "timing",
     "check",
     "demo",
     "explain",

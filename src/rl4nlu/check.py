@@ -78,21 +78,41 @@ def check_settings(
             ]
     settings = settings.model_copy(update={"data": folder or settings.data})
     if settings.model or any(getattr(settings, name, None) for name in ("init", "adapter")):
-        said += memory_of(command, settings)
+        said += foreseen(command, settings)
     return said
 
 
-def memory_of(command: str, settings: Settings) -> list[str]:
-    """What the run will take of memory, or why that is not known; nothing of a classifier that is only asked."""
+def foreseen(command: str, settings: Settings) -> list[str]:
+    """What the run will take of memory and how long, or why that is not known; nothing of a classifier that is only
+    asked."""
     with say.hushed():  # of the rows all has been said
         rows = prepare(command, settings)
+    said = memory_of(rows)
+    return said if not said or said[0].startswith("note: ") else [*said, time_of(command, rows)]
+
+
+def time_of(command: str, rows: Any) -> str:
+    """How long a run will take here, or why that is not known."""
+    from .timing import estimate
+
+    try:
+        return str(estimate(command, rows.settings, rows))
+    except Exception as wrong:  # as below
+        return f"note: how long it will take is not known: {_first_line(wrong)}"
+
+
+def _first_line(wrong: Exception) -> str:
+    return (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
+
+
+def memory_of(rows: Any) -> list[str]:
+    """What a run will take of memory, or why that is not known."""
     try:
         return [str(cost_of(rows))]
     except UserError:
         raise
     except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
-        reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
-        return [f"note: how much memory {rows.settings.model} needs is not known: {reason}"]
+        return [f"note: how much memory {rows.settings.model} needs is not known: {_first_line(wrong)}"]
 
 
 def cost_of(rows: Any, gpu: bool | None = None) -> Cost:
@@ -143,7 +163,7 @@ def check_suite(
             continue
         seen.add(job.method)
         settings = alone(plan, job, suite).model_copy(update={"data": where and Path(where)})
-        said += [f"{job.method} on {job.task}: {line}" for line in memory_of(job.command, settings)]
+        said += [f"{job.method} on {job.task}: {line}" for line in foreseen(job.command, settings)]
     return said
 
 

@@ -20,12 +20,9 @@ alive (shapes.py).
 from __future__ import annotations
 
 import gc
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +43,7 @@ from .mixture import Mixture
 from .models import DTYPES, Policy, device_of, lora_config, quiet_peft
 from .prepare import EvaluationRows, Rows, TrainingRows
 from .rollout import RUN
+from .room import resident
 from .settings import EvaluateSettings, LoraSettings, PpoSettings, PromptSettings, TrainSettings
 from .shapes import META, Counting, StepShapes, TreeShapes, read, whole
 from .sources import source_of
@@ -147,23 +145,30 @@ def evaluation_cost(settings: EvaluateSettings, rows: EvaluationRows, gpu: bool 
     return Cost(program, weights, adapter, look.most + more, look.tokens, gpu, "evaluation")
 
 
+def work_bytes(config: Any, dtype: torch.dtype, settings: TrainSettings, rows: Pairs) -> int:
+    """The most bytes on a GPU that are alive at a time while rows are read and their gradients taken.
+
+    Args:
+        config: the model's.
+        dtype: of its weights.
+        settings: of the run.
+        rows: of a step, (prompt, answers) in tokens.
+    """
+    policy, _, _ = _around(config, None, settings, dtype, settings.lora)
+    policy.model.train(_method(settings) == "sft")
+    look = _Look(policy, settings, None, (), gpu=True)
+    gc.collect()
+    with look.counting:
+        look.passes(rows, grad=True, entropy="value" if isinstance(settings, PpoSettings) else "none")
+    return look.counting.peak
+
+
 def copies(settings: TrainSettings) -> int:
     """Tensors of the adapter's size that are there at a time: weights, gradients, moments; the best state; of PPO the
     state before the step, and the reference."""
     moments = 2 if settings.optimizer == "adamw" else 0
     held = (1 + moments + (settings.init is not None)) if isinstance(settings, PpoSettings) else 0
     return 2 + moments + bool(settings.select_rows) + held
-
-
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    status = Path("/proc/self/statm")
-    if status.is_file():
-        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -176,9 +181,17 @@ def _method(settings: TrainSettings) -> str:
 
 def _policy(settings: PromptSettings, dtype: torch.dtype, lora: LoraSettings | None) -> tuple[Policy, int, int]:
     """The policy without its weights; their bytes; those of the largest quantised matrix, once it is written out."""
-    source, quantize = source_of(settings.model or ""), settings.quantize or "none"
+    source = source_of(settings.model or "")
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return _around(config, tokenizer, settings, dtype, lora)
+
+
+def _around(
+    config: Any, tokenizer: Any, settings: PromptSettings, dtype: torch.dtype, lora: LoraSettings | None
+) -> tuple[Policy, int, int]:
+    """As `_policy`, of a configuration."""
+    quantize = settings.quantize or "none"
     with META, quiet_peft():
         base: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         base.requires_grad_(False)

@@ -71,7 +71,7 @@ RESULTS: dict[str, str] = {
 FILES: dict[str, str] = {
     "config.yaml": "all settings; `rl4nlu COMMAND config.yaml` makes the run again",
     "command.txt": "the command that makes the run again",
-    "environment.json": "versions of Python and the libraries, how many processes made the run, and the folder in which it was begun",
+    "environment.json": "versions of Python and the libraries, how many processes made the run, where it was begun",
     "identity.json": "fingerprints of settings, rows, prompts and weights: `resume` wants the same ones",
     "results.json": "scores with standard errors, one entry a task",
     "predictions.jsonl": "one row a line: id, gold, prediction, log-probabilities of the labels or the text",

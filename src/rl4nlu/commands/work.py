@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .. import say
 from ..errors import UserError
@@ -130,4 +131,9 @@ def suite(args: Args) -> int:
         raise UserError(f"suite needs a file: {example_of(suite)}")
     from ..suites import suite as run_it
 
-    return run_it(settings.model_copy(update={"out": settings.out or Path("runs") / Path(args[0]).stem}))
+    def foresee(name: str, of: Any) -> float:
+        from ..timing import run_seconds
+
+        return run_seconds(name, of)
+
+    return run_it(settings.model_copy(update={"out": settings.out or Path("runs") / Path(args[0]).stem}), foresee)
