@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,28 +38,35 @@ RUNS = {
 SPEEDS = {"examples_per_second", "tokens_per_second"}
 
 
-def commands(model: Path, folder: Path) -> list[list[str]]:
-    """All runs, in a folder."""
+OFTEN = ("sft", "gae", "expected", "zero-shot")
+"""What is tried each time; the rest is slow."""
+RARELY = tuple(name for name in RUNS if name not in OFTEN)
+
+
+def commands(model: Path, folder: Path, names: Sequence[str]) -> list[list[str]]:
+    """These runs, in a folder."""
     found = []
-    for name, argv in RUNS.items():
-        start = [] if "{init}" in argv else ["--model", str(model)]
-        found.append([*(one.format(init=folder / "sft") for one in argv), *start, "--out", str(folder / name)])
+    for name in names:
+        start = [] if "{init}" in RUNS[name] else ["--model", str(model)]
+        found.append([*(one.format(init=folder / "sft") for one in RUNS[name]), *start, "--out", str(folder / name)])
     return found
 
 
-@pytest.fixture(scope="module")
-def alone(tiny_model, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=[OFTEN, pytest.param(RARELY, marks=pytest.mark.slow)], ids=["often", "rarely"])
+def alone(request, tiny_model, tmp_path_factory) -> tuple[Path, Sequence[str]]:
+    """The runs by one process, and their names."""
     folder = tmp_path_factory.mktemp("alone")
-    for argv in commands(tiny_model, folder):
+    for argv in commands(tiny_model, folder, request.param):
         assert main(argv) == 0
-    return folder
+    return folder, request.param
 
 
 @pytest.fixture(scope="module", params=["whole", "sharded"])
-def together(request, tiny_model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
-    carry_out(2, folder, commands(tiny_model, folder), **(SHARING if request.param == "sharded" else {}))
-    return folder
+def both(request, alone, tiny_model, tmp_path_factory) -> tuple[Path, Path, Sequence[str]]:
+    """The runs by one process, the same by two, and their names."""
+    (one, names), folder = alone, tmp_path_factory.mktemp(request.param)
+    carry_out(2, folder, commands(tiny_model, folder, names), **(SHARING if request.param == "sharded" else {}))
+    return one, folder, names
 
 
 def rows(path: Path) -> list[dict]:
@@ -69,36 +77,50 @@ def close(a, b) -> bool:
     return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name, argv in RUNS.items() if argv[0] != "evaluate"])
-def test_training_is_that_of_one_process(alone, together, name):
-    one, two = rows(alone / name / "metrics.jsonl"), rows(together / name / "metrics.jsonl")
-    assert len(one) == len(two) == 3
-    for before, after in zip(one, two, strict=True):
-        assert before.keys() == after.keys()
-        for key in before.keys() - SPEEDS:
-            same = close(before[key], after[key]) if isinstance(before[key], float) else before[key] == after[key]
-            assert same, (key, before[key], after[key])
-    weights, others = (load_file(path / name / "adapter" / "adapter_model.safetensors") for path in (alone, together))
-    assert weights.keys() == others.keys()
-    for key, weight in weights.items():
-        assert (weight - others[key]).abs().max() < 1e-5, key
+def test_training_is_that_of_one_process(both):
+    alone, together, names = both
+    for name in (name for name in names if RUNS[name][0] != "evaluate"):
+        one, two = rows(alone / name / "metrics.jsonl"), rows(together / name / "metrics.jsonl")
+        assert len(one) == len(two) == 3
+        for before, after in zip(one, two, strict=True):
+            assert before.keys() == after.keys()
+            for key in before.keys() - SPEEDS:
+                same = close(before[key], after[key]) if isinstance(before[key], float) else before[key] == after[key]
+                assert same, (name, key, before[key], after[key])
+        weights, others = (load_file(path / name / "adapter/adapter_model.safetensors") for path in (alone, together))
+        assert weights.keys() == others.keys()
+        for key, weight in weights.items():
+            assert (weight - others[key]).abs().max() < 1e-5, (name, key)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_every_row_is_there_once_and_answered_alike(alone, together, name):
-    one, two = rows(alone / name / "predictions.jsonl"), rows(together / name / "predictions.jsonl")
-    assert [(row["task"], row["id"]) for row in one] == [(row["task"], row["id"]) for row in two]
-    for before, after in zip(one, two, strict=True):
-        assert before["text"] == after["text"]
-        assert before["prediction"] == after["prediction"]
-        for label, logp in (before["scores"] or {}).items():
-            assert abs(logp - after["scores"][label]) < 2e-5
-    results, others = (json.loads((path / name / "results.json").read_text()) for path in (alone, together))
-    for result in (*results["results"], *others["results"]):
-        del result["seconds"]
-    assert results == others
+def test_every_row_is_there_once_and_answered_alike(both):
+    alone, together, names = both
+    for name in names:
+        one, two = rows(alone / name / "predictions.jsonl"), rows(together / name / "predictions.jsonl")
+        assert [(row["task"], row["id"]) for row in one] == [(row["task"], row["id"]) for row in two], name
+        for before, after in zip(one, two, strict=True):
+            assert before["text"] == after["text"], name
+            assert before["prediction"] == after["prediction"], name
+            for label, logp in (before["scores"] or {}).items():
+                assert abs(logp - after["scores"][label]) < 2e-5, name
+        results, others = (json.loads((path / name / "results.json").read_text()) for path in (alone, together))
+        for result in (*results["results"], *others["results"]):
+            del result["seconds"]
+        assert results == others, name
 
 
+def test_one_process_writes_and_talks(both):
+    alone, together, names = both
+    for name in names:
+        files = [
+            {str(path.relative_to(folder)) for path in (folder / name).rglob("*") if path.is_file()}
+            for folder in (alone, together)
+        ]
+        assert files[0] == files[1]
+    assert (together / "said-1.txt").read_text() == ""
+
+
+@pytest.mark.slow
 def test_every_class_says_the_same_where_its_layers_are_shared_out(tmp_path):
     kinds = ["llama", "qwen2", "mpt", "gpt_neox", "gemma2", "gpt2", "bloom"]
     folders = [folder_of(kind, tmp_path / kind) for kind in kinds]
@@ -140,6 +162,7 @@ def undisturbed(tiny_model, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_and_nothing_is_lost(tiny_model, tmp_path, undisturbed, victim):
     run = tmp_path / "run"
@@ -163,6 +186,7 @@ def test_a_killed_process_ends_the_run_and_nothing_is_lost(tiny_model, tmp_path,
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_another_number_goes_on(tiny_model, tmp_path):
     argv = [*LONG, "--lora.dropout", "0", "--model", str(tiny_model), "--out"]
     assert main([*argv, str(tmp_path / "alone")]) == 0
@@ -176,11 +200,3 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(tiny_model, tmp_pa
     one, two = rows(tmp_path / "alone" / "metrics.jsonl"), rows(run / "metrics.jsonl")
     assert len(one) == len(two) == 60
     assert all(close(before["loss"], after["loss"]) for before, after in zip(one, two, strict=True))
-
-
-def test_a_run_folder_is_written_by_one_process(alone, together):
-    def files(folder: Path) -> set[str]:
-        return {str(path.relative_to(folder)) for path in (folder / "gae").rglob("*") if path.is_file()}
-
-    assert files(alone) == files(together)
-    assert (together / "said-1.txt").read_text() == ""
