@@ -187,6 +187,8 @@ def test_every_file_passes_check_with_a_model_of_its_class(path, folders, beginn
 def test_a_file_opens_with_its_command_hardware_and_memory(path):
     first, *head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert first.startswith(f"# rl4nlu {first.split()[2]} configs/paper/{path.name} --data DIR")
-    assert any(line.startswith("# hardware: ") for line in head)
-    assert any(line.startswith("# memory: ") for line in head)
+    (card,) = (int(line.split()[-2]) for line in head if line.startswith("# hardware: one GPU of "))
+    needed = [float(line.split(" GB")[0].split()[-1]) for line in head if line.startswith("# memory: ")]
+    assert needed
+    assert max(needed) < 0.9 * card, "the hardware does not hold it"
     assert max(map(len, head)) <= 120
