@@ -48,7 +48,7 @@ def qwen2(folder: Path, tied: bool = False) -> Path:
     config = tf.Qwen2Config(
         **_sizes(len(tokenizer) + PADDED),
         num_key_value_heads=2,
-        max_position_embeddings=4096,
+        max_position_embeddings=16_384,
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -63,7 +63,7 @@ def mpt(folder: Path) -> Path:
     end = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
     tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=raw, **end)
     tokenizer.chat_template = CHATML
-    size = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 2048}
+    size = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 16_384}
     return _saved(tf.MptConfig(vocab_size=len(tokenizer) + PADDED, **size), tokenizer, folder)
 
 
@@ -71,7 +71,7 @@ def llama(folder: Path, vocabulary: Path) -> Path:
     """Llama-2-chat: its SentencePiece vocabulary, BOS in front, no pad token."""
     tokenizer = llama2(vocabulary)
     tokenizer.chat_template = INST
-    config = tf.LlamaConfig(**_sizes(32_000), max_position_embeddings=4096, bos_token_id=1, eos_token_id=2)
+    config = tf.LlamaConfig(**_sizes(32_000), max_position_embeddings=16_384, bos_token_id=1, eos_token_id=2)
     return _saved(config, tokenizer, folder)
 
 

@@ -85,7 +85,8 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-SLOW = [pytest.param(given, marks=pytest.mark.slow) for given in ("ppo", "ppo estimator: expected")]
+MORE = ("ppo", "ppo estimator: expected", "classify", "evaluate", "evaluate decode: greedy")
+SLOW = [pytest.param(given, marks=pytest.mark.slow) for given in MORE]
 
 
 @pytest.mark.parametrize("given", ["sft", *SLOW])
@@ -93,7 +94,9 @@ def test_the_memory_that_training_takes_is_foreseen(tmp_path, given):
     """Within a quarter of the peak of the process that trains."""
     command, _, more = given.partition(" ")
     path = tmp_path / "run.yaml"
-    sizes = "max_tokens: 2048\nbatch_size: 64\nmax_steps: 2\nlimit: 200\neval_limit: 32\nselect_rows: 0\n"
+    sizes = "batch_size: 64\nmax_steps: 2\nlimit: 200\neval_limit: 32\n" if command != "evaluate" else "limit: 200\n"
+    sizes += "max_tokens: 2048\n" if command != "classify" else ""
+    sizes += "select_rows: 0\n" if command in ("sft", "ppo") else ""
     values = f"task: mini/entailment\nmodel: mini\ndevice: cpu\nout: {tmp_path / 'run'}\n"
     inner = "inner_epochs: 1\n" if command == "ppo" else ""
     path.write_text(f"# {command}\n{values}{sizes}{inner}{more}\n")
