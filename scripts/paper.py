@@ -1,5 +1,6 @@
 """The figures at the head of the files in configs/paper/: memory on a GPU, foreseen as by `rl4nlu check` for the
-published configurations of the models. With --check, only tell whether they are true.
+published configurations of the models, and time on a card of the size that the head names (docs/scale.md). With
+--check, only tell whether they are true.
 
     python scripts/paper.py --data DIR [--check]
 
@@ -39,6 +40,7 @@ from rl4nlu.plan import make_plan
 from rl4nlu.reopen import prepare
 from rl4nlu.settings import RUNS, Settings, SuiteSettings
 from rl4nlu.sources import minilm_folder
+from rl4nlu.timing import estimate, of_gpu
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "paper"
 BERT: dict[str, Any] = {"vocab_size": 30_522, "max_position_embeddings": 512}
@@ -75,13 +77,15 @@ PUBLISHED: dict[str, Callable[[], PretrainedConfig]] = {
 CHAT = "{{ bos_token }}[INST] {{ messages[0]['content'] }} [/INST]"
 """As Llama-2's, of one message."""
 FIGURE = re.compile(r"^# (memory|time)\b.*\n", re.MULTILINE)
-Seconds = Callable[[str, Settings, Any], float | None]
-"""(command, settings, prepared rows) -> how long the run takes on the hardware of the head; None: not known."""
+CARDS = {16: "T4", 24: "L4", 48: "L40S", 80: "A100-80"}
+"""GB of a head's hardware -> a card of that size, of `rl4nlu.timing.GPUS`."""
 
 
-def not_known(command: str, settings: Settings, rows: Any) -> None:
-    """Nobody has a time."""
-    return None
+def card_of(text: str) -> str:
+    """The card for which times are foreseen."""
+    size = re.search(r"^# hardware: .*?(\d+) GB", text, re.MULTILINE)
+    assert size is not None
+    return CARDS[int(size[1])]
 
 
 def runs_of(path: Path, data: Path) -> Iterator[tuple[str, str, Settings]]:
@@ -119,9 +123,10 @@ def at_hand(model: str, home: Path, data: Path) -> Path:
     return folder
 
 
-def figures(path: Path, data: Path, home: Path, seconds: Seconds = not_known) -> list[str]:
-    """The lines of a file's head: memory of every run, and time where it is known."""
+def figures(path: Path, data: Path, home: Path) -> list[str]:
+    """The lines of a file's head: memory of every run, and its time."""
     memory, times = [], []
+    card = card_of(path.read_text(encoding="utf-8"))
     for name, command, settings in runs_of(path, data):
         folder = at_hand(settings.model or "", home, data)
         with say.hushed():
@@ -129,9 +134,14 @@ def figures(path: Path, data: Path, home: Path, seconds: Seconds = not_known) ->
         cost = cost_of(rows, gpu=True)
         parts = f"{cost.weights / 1e9:.1f} weights, {cost.adapter / 1e9:.1f} training state, {cost.work / 1e9:.1f} work"
         memory.append(f"# memory: {name}{settings.task}: {cost.total / 1e9:.1f} GB ({parts})\n")
-        if (taken := seconds(command, settings, rows)) is not None:
-            times.append(f"# time: {name}{settings.task}: {taken / 3600:.2g} hours\n")
+        taken = estimate(command, rows.settings, rows, of_gpu(card)).total
+        times.append(f"# time on one {card}: {name}{settings.task}: {_lasting(taken)}\n")
     return [*memory, *times]
+
+
+def _lasting(seconds: float) -> str:
+    """Two digits are more than is known."""
+    return f"{seconds / 60:.2g} minutes" if seconds < 5400 else f"{seconds / 3600:.2g} hours"
 
 
 def with_figures(text: str, lines: list[str]) -> str:
@@ -144,7 +154,7 @@ def with_figures(text: str, lines: list[str]) -> str:
     return text[:at] + "".join(lines) + rest
 
 
-def main(seconds: Seconds = not_known) -> int:
+def main() -> int:
     """Write or check the figures. Returns 1 if --check finds one out of date."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--data", type=Path, required=True)
@@ -155,7 +165,7 @@ def main(seconds: Seconds = not_known) -> int:
     with tempfile.TemporaryDirectory() as home:
         for path in given.files:
             before = path.read_text(encoding="utf-8")
-            now = with_figures(before, figures(path, given.data, Path(home), seconds))
+            now = with_figures(before, figures(path, given.data, Path(home)))
             print(f"{path.name}: {'as it was' if now == before else 'new figures'}", flush=True)
             if now != before:
                 stale.append(path.name)

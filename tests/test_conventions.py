@@ -27,6 +27,8 @@ from tokenizers_zoo import TASK, TEMPLATES, made_up
 KINDS = ["llama", "qwen2", "qwen2 tied", "mpt"]
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
 CLASSES = {"meta-llama/": "llama", "Qwen/": "qwen2", "mosaicml/": "mpt", "google-bert/": "bert", "mini": "mini"}
+OFTEN = {"sft", "bert-base", "study"}
+"""Files that are tried each time; the others are slow."""
 LINES = 16
 """Of each official file that are checked."""
 
@@ -164,7 +166,11 @@ def models_of(values):
     return {name for name in named if name}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    [path if path.stem in OFTEN else pytest.param(path, marks=pytest.mark.slow) for path in CONFIGS],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
 def test_every_file_passes_check_with_a_model_of_its_class(path, folders, beginning, tiny_model, monkeypatch):
     monkeypatch.setattr(cost, "STEPS", 1)
     monkeypatch.setattr(cost, "MOST", 1)
