@@ -111,8 +111,9 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
     Raises:
         UserError: as `rest_of`.
     """
-    if processes.announced()[1] > 1 and path.is_dir():
-        processes.join((settings.device if settings else None) or read_config(path).get("device") or "auto")
+    if processes.announced()[1] > 1:  # before anything that one of them may refuse
+        saved = read_config(path) if (path / "config.yaml").is_file() else {}
+        processes.join((settings.device if settings else None) or saved.get("device") or "auto")
     rest = rest_of(path, settings)
     if rest.prepared is None:
         say.line(f"{path} is finished")
