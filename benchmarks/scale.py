@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command does
+
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -78,8 +80,8 @@ CASES = [
     case("ppo from sft", "mini", "mini/entailment", max_steps=4, select_rows=64, eval_limit=64, init="sft"),
     case("ppo grpo, labels", "mini", "mini/question", max_steps=5, estimator="grpo", actions="labels", select_rows=0),
     case("ppo expected", "mini", "glue/rte", max_steps=4, estimator="expected", select_rows=0, eval_limit=64),
-    case("ppo rloo", "llama-34m", "mini/entailment", max_steps=3, estimator="rloo", skip_flat=False, batch_size=8, select_rows=0,
-         eval_limit=64, max_tokens=1024, answer_tokens=6),
+    case("ppo rloo", "llama-34m", "mini/entailment", max_steps=3, estimator="rloo", batch_size=8, select_rows=0,
+         skip_flat=False, eval_limit=64, max_tokens=1024, answer_tokens=6),
     case("ppo gae", "qwen-41m", "glue/sst2", max_steps=3, batch_size=16, answers=2, select_rows=32, eval_limit=64),
     case("ppo reinforce++, 16 tokens", "qwen-41m", "mini/question", max_steps=3, batch_size=8, answers=2,
          estimator="reinforce++", answer_tokens=16, select_rows=0, eval_limit=64, inner_epochs=2),

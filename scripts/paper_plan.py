@@ -335,7 +335,7 @@ def at_70b() -> list[str]:
         "peak, GB",
         "fits",
     )
-    for tokens in (4096, 1024):
+    for tokens in (4096, 512):
         settings = settings_of("PPO").model_copy(update={"max_tokens": tokens})
         for n in (1, 2, 4, 8, 16):
             _, adapter, work = peak(LARGE, sizes, settings, n)

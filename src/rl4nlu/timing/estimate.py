@@ -46,6 +46,9 @@ READ = 5e-5
 """Seconds for a row to be read from its file and looked at, before anything begins."""
 SAVING = 1.01
 """Checkpoints cost a hundredth of the time (session.py)."""
+SAVED = 7
+"""Times that what is trained is written beside them: a checkpoint before the first step and one behind the last, each
+with two moments, and the weights at the end."""
 Prepared = TrainingRows[Any] | EvaluationRows | ClassifyRows
 
 
@@ -65,7 +68,8 @@ class Plan:
 
     def on(self, machine: Machine) -> Estimate:
         """How long it takes there."""
-        start = machine.start + self.sizes.weights * self.sizes.bytes / machine.disk + self.rows * READ
+        kept = SAVED * 4.0 * self.sizes.trained if self.steps else 0.0
+        start = machine.start + (self.sizes.weights * self.sizes.bytes + kept) / machine.disk + self.rows * READ
         return Estimate(
             start=start,
             training=machine.seconds(self.training, self.processes) * SAVING,
@@ -81,7 +85,7 @@ class Estimate:
     """Seconds of a run."""
 
     start: float
-    """Libraries and weights are loaded, rows are read."""
+    """Libraries and weights are loaded, rows are read; and what is trained is saved at both ends."""
     training: float
     held: float
     """Held-out rows are scored, to keep the best state."""
