@@ -124,8 +124,7 @@ def measured(one: Case, values: dict[str, Any], out: Path, processes: int) -> tu
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     run = [sys.executable, "-m", "rl4nlu"]
     if processes > 1:
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-        run = [*launch, "-m", "rl4nlu"]
+        run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "rl4nlu"]
     start = time.perf_counter()
     done = subprocess.run(  # noqa: S603  our own command
         [*run, one.command, str(path), "--out", str(out)], capture_output=True, text=True, check=False

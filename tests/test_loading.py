@@ -134,7 +134,7 @@ def test_on_a_gpu_fewer_bits_and_several_gpus_are_ways_too(monkeypatch):
     said = refusal(monkeypatch, free, GPU)
     assert said.endswith(
         "of memory of cuda are free; give --quantize 8bit --dtype bfloat16 (9 MB), 4 GPUs that share it "
-        "(accelerate launch --use_fsdp --num_processes 4 ...), or a smaller model"
+        "(accelerate launch --use_fsdp --fsdp_version 2 --num_processes 4 ...), or a smaller model"
     )
     said = refusal(monkeypatch, int(by_hand["4bit"] * 1.01), GPU, torch.bfloat16, "8bit")
     assert said.endswith("give --quantize 4bit --dtype bfloat16 (7 MB), or a smaller model")

@@ -149,7 +149,7 @@ def check_suite(
     if model is not None:
         common = {**suite.common, "model": model}
         named = {name: {**one, "model": model} for name, one in suite.methods.items()}
-        suite = suite.model_copy(update={"common": common, "methods": named})
+        suite = suite.model_copy(update={"common": common, "methods": named, "models": {}})
     plan = make_plan(suite)
     methods, tasks = len(suite.methods), len(suite.tasks)
     seeds = ", ".join(map(str, suite.seeds))

@@ -324,7 +324,8 @@ def _what_fits(model: Any, dtype: torch.dtype, place: torch.device, quantize: st
                 break
         if quantize == "none":
             parts = -(-needed // max(free, 1))
-            ways.append(f"{parts} GPUs that share it (accelerate launch --use_fsdp --num_processes {parts} ...)")
+            launch = f"accelerate launch --use_fsdp --fsdp_version 2 --num_processes {parts} ..."
+            ways.append(f"{parts} GPUs that share it ({launch})")
     return ", ".join([*ways, "or a smaller model" if ways else "a smaller model"])
 
 

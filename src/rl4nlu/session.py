@@ -137,13 +137,15 @@ class Session:
 
     def hold(self) -> None:
         """Keep the state before this step: its body is about to change weights and may be interrupted then."""
-        self._held = take(self.step, self.parts, self.run.metrics.size, copy=True)
+        if self.run.writes:
+            self._held = take(self.step, self.parts, self.run.metrics.size, copy=True)
 
     def save(self, snapshot: Snapshot | None = None) -> None:
         """Write a checkpoint of the present state, or of an earlier one. If that cannot be done the training goes on,
         and the checkpoint before stands."""
         try:
-            self._save(snapshot or take(self.step, self.parts, self.run.metrics.size))
+            with processes.writing():
+                self._save(snapshot or take(self.step, self.parts, self.run.metrics.size))
         except (NoSpace, Broken, OSError) as wrong:
             self._last = time.monotonic()
             say.note(f"warning: no checkpoint of step {self.step}: {wrong}; that of step {self._saved_step} stands")

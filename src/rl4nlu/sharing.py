@@ -117,6 +117,14 @@ def _fill(model: Model, whole: Model | None, device: torch.device) -> None:
                 part.copy_(parts[processes.rank()])
         else:
             mine.copy_(full)
+    for name, module in model.named_modules():  # tensors that are neither, such as copies of rotary frequencies
+        for key, value in list(vars(module).items()):
+            if isinstance(value, Tensor):
+                full = torch.empty(value.shape, dtype=value.dtype, device=device)
+                if whole is not None:
+                    full.copy_(vars(whole.get_submodule(name))[key])
+                dist.broadcast(full, 0)
+                setattr(module, key, full)
 
 
 def _tensors(model: Model) -> Iterator[tuple[str, Tensor]]:

@@ -35,6 +35,8 @@ class Interrupted(BaseException):
         """The folder of the run that was at work."""
         self.kept = ""
         """What is saved of it, in words."""
+        self.agreed = False
+        """All processes of the run stop at this point."""
 
     @property
     def exit_code(self) -> int:

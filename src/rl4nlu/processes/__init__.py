@@ -27,7 +27,7 @@ from .together import (
     share,
     tensors_from_main,
 )
-from .world import count, is_main, rank, sharded
+from .world import count, is_main, rank, sharded, writing
 
 __all__ = [
     "added",
@@ -51,4 +51,5 @@ __all__ = [
     "sharded",
     "share",
     "tensors_from_main",
+    "writing",
 ]

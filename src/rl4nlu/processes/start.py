@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from .. import say, stop
-from ..errors import Halted, UserError
+from ..errors import Halted, PeerLost, UserError
 from .together import from_main
 from .watch import Watch
 from .world import World, talking
@@ -54,6 +55,10 @@ def join(device: str) -> None:
     from accelerate import PartialState
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if not on_cpu and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):
+        raise UserError("launched with --cpu on a machine with a GPU: add --device cpu")
+    if not on_cpu and "LOCAL_RANK" not in os.environ:
+        raise UserError("which GPU is whose is not said (no LOCAL_RANK): start it with accelerate launch or torchrun")
     if ":" in device:
         raise UserError(f"--device {device}: each of several processes takes a GPU of its own; leave --device out")
     if not on_cpu and (here := int(os.environ.get("LOCAL_RANK", 0))) >= torch.cuda.device_count():
@@ -65,12 +70,14 @@ def join(device: str) -> None:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", number))
         torch.set_num_threads(max(1, torch.get_num_threads() // here))
     PartialState(cpu=on_cpu, timeout=timedelta(hours=HOURS))
+    if not dist.is_initialized():
+        raise UserError(f"{number} processes were started that do not find each other; start them with torchrun")
     World.group = dist.new_group(backend="gloo", timeout=timedelta(hours=HOURS))
     World.rank, World.count, World.sharded = dist.get_rank(), dist.get_world_size(), sharing
     stop.together()
     host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    port = from_main(lambda: Watch.listen(host))
-    World.watch = Watch(World.rank, World.count, host, port)
+    port, token = from_main(lambda: (Watch.listen(host), secrets.token_hex(8)))
+    World.watch = Watch(World.rank, World.count, host, port, token)
     atexit.register(_part)
     how = "the base model's layers shared out (FSDP2)" if sharing else "each with the whole base model"
     say.note(f"{number} processes, {how}")
@@ -114,7 +121,13 @@ def ending() -> Iterator[None]:
     """Around the whole program: how this process ends is told to the others, who end with it."""
     try:
         yield
-    except (UserError, Halted, stop.Interrupted) as error:
+    except stop.Interrupted as signal:
+        if signal.agreed:  # the main process saves: whoever left before would have it ended
+            with suppress(PeerLost), talking():
+                _barrier()
+        _leave(str(signal))
+        raise
+    except (UserError, Halted) as error:
         _leave(str(error))
         raise
     except BaseException as error:
@@ -154,7 +167,8 @@ def may_work(words: Sequence[str]) -> bool:
     if me and number > 1 and World.count == 1:
         say.silence()
     _warn_if_alone()
-    if number == 1 or not words or words[0] in TOGETHER:
+    command = next((word for word in words if not word.startswith("-")), "")
+    if number == 1 or not command or command in TOGETHER:
         return True
     for name in TOLD:
         os.environ.pop(name, None)

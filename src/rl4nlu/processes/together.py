@@ -216,7 +216,9 @@ def poll() -> None:
         return
     asked = [number for number in exchange(stop.asked()) if number]
     if asked:
-        raise stop.Interrupted(asked[0])
+        found = stop.Interrupted(asked[0])
+        found.agreed = True
+        raise found
 
 
 def _described(error: Exception) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 from ..errors import PeerLost
 
+MEETING = 120.0
+"""Seconds for all to connect."""
 PATIENCE = 20.0
 """Seconds that this process has to end by itself once another is lost; it may wait for it where nothing wakes it."""
 IDLE, BETWEEN, TIMES = 5, 3, 3
@@ -23,15 +25,18 @@ IDLE, BETWEEN, TIMES = 5, 3, 3
 class Watch:
     """This process's end of the connections."""
 
+    writing = False
+    """This process is saving."""
     _listening: socket.socket | None = None
 
-    def __init__(self, rank: int, count: int, host: str, port: int) -> None:
+    def __init__(self, rank: int, count: int, host: str, port: int, token: str) -> None:
         """
         Args:
             rank: of this process.
             count: of all.
             host: of the main process.
             port: on which it listens (`listen`).
+            token: that all of them know, and nobody else.
         """
         self.rank, self.count = rank, count
         self.first_lost: int | None = None
@@ -42,16 +47,19 @@ class Watch:
         self._peers: dict[int, socket.socket] = {}
         if rank == 0:
             assert self._listening is not None
-            for _ in range(count - 1):
+            self._listening.settimeout(MEETING)
+            while len(self._peers) < count - 1:
                 peer, _ = self._listening.accept()
-                self._begin(None, peer)
+                peer.settimeout(MEETING)
+                with contextlib.suppress(OSError, ValueError):  # a stranger
+                    number, said = _read_hello(peer, token)
+                    self._begin(number, peer, said)
             self._listening.close()
             type(self)._listening = None
         else:
-            peer = socket.create_connection((host, port), timeout=60)
-            peer.settimeout(None)
-            peer.sendall(f"{rank}\n".encode())
-            self._begin(0, peer)
+            peer = socket.create_connection((host, port), timeout=MEETING)
+            peer.sendall(f"{token} {rank}\n".encode())
+            self._begin(0, peer, peer.makefile("r", encoding="utf-8", errors="replace"))
 
     @classmethod
     def listen(cls, host: str) -> int:
@@ -60,10 +68,9 @@ class Watch:
         cls._listening = socket.create_server(("", 0), family=family)
         return int(cls._listening.getsockname()[1])
 
-    def _begin(self, number: int | None, peer: socket.socket) -> None:
+    def _begin(self, number: int, peer: socket.socket, said: TextIO) -> None:
+        peer.settimeout(None)
         _keep_alive(peer)
-        said = peer.makefile("r", encoding="utf-8", errors="replace")
-        number = int(said.readline()) if number is None else number
         self._peers[number] = peer
         threading.Thread(target=self._listen_to, args=(number, said), daemon=True).start()
 
@@ -105,10 +112,27 @@ class Watch:
                 if other != number:
                     self._tell(peer, told)
         time.sleep(PATIENCE)
+        while self.writing:  # it does not wait, and what it saves is worth the time
+            time.sleep(0.1)
         if not self._leaving:  # it waits for the one that is gone, and nothing wakes it
             with contextlib.suppress(OSError):
                 os.write(2, f"error: {self._lost}; what was saved is whole: rl4nlu resume RUN\n".encode())
             os._exit(PeerLost.exit_code)
+
+
+def _read_hello(peer: socket.socket, token: str) -> tuple[int, TextIO]:
+    """The rank of a process that connects, and what it will say.
+
+    Raises:
+        ValueError: it is none of the run's.
+        OSError: it says nothing.
+    """
+    said = peer.makefile("r", encoding="utf-8", errors="replace")
+    known, rank = said.readline(100).split()
+    if known != token:
+        peer.close()
+        raise ValueError("a stranger")
+    return int(rank), said
 
 
 def _keep_alive(peer: socket.socket) -> None:
