@@ -353,6 +353,7 @@ def test_prompts_of_which_the_policy_is_unsure_are_chosen():
     assert [row.ids for row in first] == [row.ids for row in again]
 
 
+@pytest.mark.slow
 def test_the_tasks_own_metric_is_climbed(tmp_path, monkeypatch):
     """Macro F1 through its derivative, over labels and without a sample; the log tells it."""
     monkeypatch.setitem(TASKS, TASK, replace(find(TASK), metrics=("macro_f1", "accuracy")))

@@ -85,11 +85,11 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-MORE = ("ppo", "ppo estimator: expected", "classify", "evaluate", "evaluate decode: greedy")
+MORE = ("sft", "ppo", "ppo estimator: expected", "classify", "evaluate", "evaluate decode: greedy")
 SLOW = [pytest.param(given, marks=pytest.mark.slow) for given in MORE]
 
 
-@pytest.mark.parametrize("given", ["sft", *SLOW])
+@pytest.mark.parametrize("given", SLOW)
 def test_the_memory_that_training_takes_is_foreseen(tmp_path, given):
     """Within a quarter of the peak of the process that trains."""
     command, _, more = given.partition(" ")

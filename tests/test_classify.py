@@ -219,6 +219,7 @@ def test_the_same_run_twice_is_the_same_to_the_bit(tmp_path):
     assert a != c
 
 
+@pytest.mark.slow
 def test_a_decoder_gets_lora_and_learns(tmp_path):
     run, (result,) = classify.classify(settings("mini", task="mini/question", max_steps=80, out=tmp_path / "run"))
     assert result["tune"] == "lora"

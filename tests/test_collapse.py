@@ -103,6 +103,7 @@ def test_too_high_a_rate_ends_in_one_answer_and_certainty(tmp_path):
     assert steps[-1]["most_common"] == 1.0
 
 
+@pytest.mark.slow
 def test_running_from_the_reference_for_nothing(tmp_path):
     """An entropy bonus that outweighs the reward, no KL penalty: the text goes anywhere; the run ends when told to."""
     values = {"task": "mini/sentiment", "kl_coef": 0, "entropy_coef": 1, "answer_tokens": 6, "answers": 2}

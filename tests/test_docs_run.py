@@ -39,6 +39,8 @@ MODELS = {
 
 RUN = ("rl4nlu", "hf")
 """Programs whose lines are run; of hf what the stand-in of the hub can do."""
+LONG = {"docs/results.md", "docs/howto/reproduce-the-paper.md", "docs/howto/run-a-suite.md"}
+"""Pages that take more than a quarter of a minute, whose commands others have too."""
 OTHERS = {
     "pip install .": "would change the environment that the tests run in",
     "python benchmarks/": "measures for minutes on the official files; that the script is there is checked",
@@ -195,7 +197,11 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if name_of(page) in LONG else page for page in PAGES],
+    ids=name_of,
+)
 def test_a_page_from_top_to_bottom(page, reader, places, hub, capsys):
     found = blocks(page)
     shown = {block.title: block.text for block in found if block.title}

@@ -62,7 +62,7 @@ def alone(request, tiny_model, tmp_path_factory) -> tuple[Path, Sequence[str]]:
     return folder, request.param
 
 
-@pytest.fixture(scope="module", params=["whole", "sharded"])
+@pytest.fixture(scope="module", params=["whole", pytest.param("sharded", marks=pytest.mark.slow)])
 def both(request, alone, tiny_model, tmp_path_factory) -> tuple[Path, Path, Sequence[str]]:
     """The runs by one process, the same by two, and their names."""
     (one, names), folder = alone, tmp_path_factory.mktemp(request.param)

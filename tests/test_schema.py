@@ -209,6 +209,7 @@ def test_a_schema_is_renewed_and_a_strangers_file_left_alone(tmp_path):
     assert not (tmp_path / "c.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_new_suite_passes_check_and_shows_its_plan(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["new", "suite", "s.yaml"]) == 0

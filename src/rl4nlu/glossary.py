@@ -108,6 +108,7 @@ EXIT_CODES: dict[str, str] = {
     "3": "the training diverged; diverged.json names the rows",
     "4": "the disk is full; the last checkpoint is whole",
     "5": "too little memory, with a micro-batch of one row too",
+    "6": "another process of the run has ended; what was saved is whole",
     "129": "SIGHUP: the terminal was closed; a checkpoint is saved",
     "130": "SIGINT: Ctrl-C; a checkpoint is saved",
     "138": "SIGUSR1: a batch system's warning; a checkpoint is saved",
