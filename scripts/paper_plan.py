@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from blocks import replace_block
-from transformers import AutoTokenizer, LlamaConfig, MptConfig, PretrainedConfig, Qwen2Config
+from paper import PUBLISHED
+from transformers import AutoTokenizer, LlamaConfig, PretrainedConfig
 
 from rl4nlu import data, optim
 from rl4nlu.config import validate, with_preset
@@ -94,25 +95,9 @@ TASKS = {
 }
 
 CONFIGS: dict[str, PretrainedConfig] = {
-    "LLAMA2-7B": LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=4096,
-        intermediate_size=11_008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        max_position_embeddings=4096,
-    ),
-    "Qwen2.5-7B": Qwen2Config(
-        vocab_size=152_064,
-        hidden_size=3584,
-        intermediate_size=18_944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=32_768,
-        tie_word_embeddings=False,
-    ),
-    "MPT-7B": MptConfig(d_model=4096, n_heads=32, n_layers=32, max_seq_len=2048, vocab_size=50_432),
+    "LLAMA2-7B": PUBLISHED["meta-llama/Llama-2-7b"](),
+    "Qwen2.5-7B": PUBLISHED["Qwen/Qwen2.5-7B"](),
+    "MPT-7B": PUBLISHED["mosaicml/mpt-7b"](),
 }
 LARGE = LlamaConfig(
     vocab_size=32_000,

@@ -158,18 +158,19 @@ LONG = [
 LONG += ["--lora.dropout", "0.1", "--save-every", "7"]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    carry_out(2, folder, [[*LONG, "--model", str(tiny_model), "--out", str(folder / "run")]])
-    return folder / "run"
+@pytest.fixture(scope="module", params=[{}, SHARING], ids=["whole", "sharded"])
+def undisturbed(request, tiny_model, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A run left alone, and how its processes were started."""
+    folder, how = tmp_path_factory.mktemp("undisturbed"), request.param
+    carry_out(2, folder, [[*LONG, "--model", str(tiny_model), "--out", str(folder / "run")]], **how)
+    return folder / "run", how
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_and_nothing_is_lost(tiny_model, tmp_path, undisturbed, victim):
-    run = tmp_path / "run"
-    processes = start(2, tmp_path, [[*LONG, "--model", str(tiny_model), "--out", str(run)]])
+    (reference, how), run = undisturbed, tmp_path / "run"
+    processes = start(2, tmp_path, [[*LONG, "--model", str(tiny_model), "--out", str(run)]], **how)
     until(lambda: (run / "metrics.jsonl").exists() and len(rows(run / "metrics.jsonl")) >= 10, 120)
     processes[victim].kill()
     begun = time.monotonic()
@@ -180,12 +181,12 @@ def test_a_killed_process_ends_the_run_and_nothing_is_lost(tiny_model, tmp_path,
     assert f"error: process {victim} of 2 is gone" in said
     assert "Traceback" not in said
     assert f"rl4nlu resume {run}" in said
-    carry_out(2, tmp_path / "again", [["resume", str(run)]])
-    one, two = rows(undisturbed / "metrics.jsonl"), rows(run / "metrics.jsonl")
+    carry_out(2, tmp_path / "again", [["resume", str(run)]], **how)
+    one, two = rows(reference / "metrics.jsonl"), rows(run / "metrics.jsonl")
     assert [{k: v for k, v in row.items() if k not in SPEEDS} for row in one] == [
         {k: v for k, v in row.items() if k not in SPEEDS} for row in two
     ]
-    weights = [path / "adapter" / "adapter_model.safetensors" for path in (undisturbed, run)]
+    weights = [path / "adapter" / "adapter_model.safetensors" for path in (reference, run)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 

@@ -70,7 +70,7 @@ class Run:
         """
         begun: list[Run] = []
 
-        def begin() -> str:
+        def here() -> str:
             if not reopened:
                 with deferred():  # a signal waits until the folder is what `resume` takes
                     run = cls.create(command, settings)
@@ -84,7 +84,7 @@ class Run:
             begun.append(run)
             return str(run.path)
 
-        path = Path(processes.from_main(begin))
+        path = Path(processes.from_main(here))
         return begun[0] if begun else cls(path, reopened, writes=False)
 
     @classmethod

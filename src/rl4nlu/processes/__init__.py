@@ -16,7 +16,6 @@ from .start import announced, ending, join, may_work, reshards
 from .together import (
     added,
     alike,
-    any_of,
     from_main,
     gathered,
     gathered_rows,
@@ -33,7 +32,6 @@ __all__ = [
     "added",
     "alike",
     "announced",
-    "any_of",
     "count",
     "ending",
     "from_main",

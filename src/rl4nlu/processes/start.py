@@ -14,7 +14,7 @@ from .. import say, stop
 from ..errors import Halted, PeerLost, UserError
 from .together import from_main
 from .watch import Watch
-from .world import World, talking
+from .world import World, passing, talking
 
 HOURS = 6
 """How long a process may wait for another that lives: while one loads or writes what the others need."""
@@ -120,7 +120,8 @@ def reshards() -> bool:
 def ending() -> Iterator[None]:
     """Around the whole program: how this process ends is told to the others, who end with it."""
     try:
-        yield
+        with passing():
+            yield
     except stop.Interrupted as signal:
         if signal.agreed:  # the main process saves: whoever left before would have it ended
             with suppress(PeerLost), talking():

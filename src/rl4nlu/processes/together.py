@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import stop
 from ..errors import Diverged, Halted, OutOfMemory, UserError
-from .world import World, exchange, is_main, talking
+from .world import World, exchange, is_main, passing, talking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,8 @@ def _all(work: Callable[[], T]) -> list[T]:
     found: T | None = None
     error: Exception | None = None
     try:
-        found = work()
+        with passing():
+            found = work()
     except tuple(KINDS.values()) as wrong:
         if World.sharded:  # the others wait for this one in the middle of a pass
             raise

@@ -54,14 +54,33 @@ def talking() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as wrong:
-        watch = World.watch
-        lost = watch.lost(5.0) if watch is not None else ""
-        if watch is not None and watch.first_lost == 0 and World.rank == 1:
-            say.speak()  # who else would
-        if not lost:
-            first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
-            lost = f"another process of this run cannot be reached ({first})"
-        raise PeerLost(lost) from None
+        first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
+        raise PeerLost(_lost() or f"another process of this run cannot be reached ({first})") from None
+
+
+@contextmanager
+def passing() -> Iterator[None]:
+    """Passes through a model whose layers are shared out, of which the other processes do their part within this block:
+    what fails because one of them is gone is told so.
+
+    Raises:
+        PeerLost: one is.
+    """
+    try:
+        yield
+    except RuntimeError:
+        if World.sharded and (lost := _lost()):
+            raise PeerLost(lost) from None
+        raise
+
+
+def _lost() -> str:
+    """Who is lost, in words; it may take a moment until that is known."""
+    watch = World.watch
+    lost = watch.lost(5.0) if watch is not None else ""
+    if watch is not None and watch.first_lost == 0 and World.rank == 1:
+        say.speak()  # who else would
+    return lost
 
 
 @contextmanager
