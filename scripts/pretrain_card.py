@@ -1,0 +1,123 @@
+"""The card of a model that scripts/pretrain.py has made."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from pretrain import Settings
+
+HEAD = """---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [rl4nlu, llama]
+---
+
+# A small Llama, pre-trained on books
+"""
+
+
+def command(settings: Settings) -> str:
+    """The command that makes the same model."""
+    words = ["python", "scripts/pretrain.py", "--text", *map(str, settings.text), "--out", str(settings.out)]
+    defaults = {field.name: field.default for field in fields(settings)}
+    for name, value in asdict(settings).items():
+        if name in ("text", "out", "stop_at") or value == defaults[name]:
+            continue
+        flag = name.replace("_", "-")
+        words += (
+            ([f"--{flag}"] if value else [f"--no-{flag}"]) if isinstance(value, bool) else [f"--{flag}", str(value)]
+        )
+    return shlex.join(words)
+
+
+def curve(lines: list[dict], rows: int = 16) -> str:
+    """The losses of a training as a table of about so many rows."""
+    at = sorted({round(i * (len(lines) - 1) / (rows - 1)) for i in range(rows)})
+    table = ["| step | tokens | loss of the steps before | held-out loss | hours |", "|---|---|---|---|---|"]
+    for i in at:
+        line = lines[i]
+        hours = line["seconds"] / 3600
+        cells = [f"{line['step']:,}", f"{line['tokens']:,}", f"{line['loss']:.3f}", f"{line['held_out']:.3f}"]
+        table.append(f"| {' | '.join(cells)} | {hours:.2f} |")
+    return "\n".join(table)
+
+
+def write(settings: Settings, log: Path, weights: int, bytes_per_token: float) -> str:
+    """The card's text.
+
+    Args:
+        settings: of the training.
+        log: its log.jsonl.
+        weights: how many the model has, tied ones counted once.
+        bytes_per_token: of the held-out text.
+    """
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    last = lines[-1]
+    bits = last["held_out"] / 0.6931471805599453 / bytes_per_token
+    data = "\n".join(f"* `{path.name}`" for path in settings.text)
+    facts = {
+        "architecture": f"Llama: {settings.layers} layers of width {settings.width} (MLP {settings.hidden}), "
+        f"{settings.heads} heads, tied embeddings, {weights / 1e6:.1f}M parameters",
+        "vocabulary": f"{settings.vocabulary:,} pieces of byte-level BPE, {bytes_per_token:.2f} bytes a token",
+        "weights": f"bfloat16, safetensors, {2 * weights / 1e6:.1f} MB",
+        "context": f"{settings.context:,} tokens",
+        "training": f"from scratch: {settings.books:,} tokens of books in rows of {settings.short}, "
+        f"{settings.long:,} in rows of {settings.context:,}, then {settings.form:,} of the second stage",
+        "held-out loss": f"{last['held_out']:.3f} nats a token, {bits:.3f} bits a byte",
+        "hours": f"{last['seconds'] / 3600:.2f} ({platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{settings.device})",
+        "licence": "Apache-2.0",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""{HEAD}
+Made for rl4nlu, so that prompting, SFT and PPO can be tried without a download.
+
+| | |
+|---|---|
+{table}
+
+## Data
+
+Public-domain English books, every {settings.held_out}th held out:
+
+{data}
+
+No row of GLUE, SuperGLUE or the bundled tasks was read. The second stage (`scripts/pretrain_form.py`) teaches the form
+of the job, not its answers: half of its tokens are books still; the other half are prompts in the program's two
+templates, filled with sentences of these books. Of those half are the templates of the program's own tasks, with an
+answer drawn by lot; the rest are questions made by rule, whose answer stands in the text (does a word occur, which
+comes first, how many commas).
+
+## Command
+
+```
+{command(settings)}
+```
+
+Optimizer: Muon ({settings.muon_rate:g}, weight decay {settings.weight_decay:g}) for the layers' matrices, AdamW
+({settings.adamw_rate:g}) for embeddings and norms; warm-up over {settings.warmup:.0%} of {settings.steps:,} steps of
+{settings.batch:,} tokens, then {settings.schedule} to zero; gradients clipped at 1; seed {settings.seed}. The same
+settings on the same machine give the same model; another number of threads rounds otherwise.
+
+## Loss
+
+Nats a token; the held-out loss is of rows of {settings.short} tokens. In the second stage the loss of the steps is the
+mean of that of books and that of answers.
+
+{curve(lines)}
+
+## What it is good for
+
+To show that prompting, SFT and PPO work, in seconds, on a laptop. It follows the form of a question and is often wrong;
+it writes the English of old novels and may repeat their prejudices. For anything else take a larger model.
+"""

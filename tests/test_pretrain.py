@@ -1,0 +1,285 @@
+"""Pre-training of a small model: its text, its optimizer, its rows, and all of it once at a tiny size."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from rl4nlu.cli import main
+from rl4nlu.prompts import Prompter
+from rl4nlu.seeding import generator
+from rl4nlu.sources import mini_folder
+from rl4nlu.tasks import Example, find_all
+
+ROOT = Path(__file__).parents[1]
+SENTENCES = (
+    "The old man went down to the harbour, and nobody saw him again that winter.",
+    "What had become of the letter?",
+    "She laughed, shook her head, and closed the door behind her!",
+    "In the morning the snow lay deep upon the fields, and the road was gone.",
+    "He had a horse, a dog, and a gun, but no friend in the whole country.",
+    "Never had the house been so quiet.",
+    "It was said in the village that the miller kept his money under the stairs.",
+    "Who would have thought that the captain remembered the song?",
+)
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The modules of scripts/ that make the model."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import pretrain
+        import pretrain_form as form
+
+        yield pretrain, form
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture
+def pen(scripts):
+    return scripts[1].Pen([" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(8)], generator(0, "test/form"))
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_documents_end_at_form_feeds_wherever_they_stand(scripts, tmp_path):
+    plain, packed = tmp_path / "a.txt", tmp_path / "b.txt.xz"
+    plain.write_text("one\ntwo\n\fthree\fthree and a half\n", encoding="utf-8")
+    packed.write_bytes(lzma.compress("four é\n\ffive".encode()))
+    found = list(scripts[0].documents((plain, packed)))
+    assert found == ["one\ntwo\n", "three", "three and a half\n", "four é\n", "five"]
+
+
+# -- optimizer and schedule -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
+def test_muon_against_singular_values_in_float64(scripts, shape):
+    """The iterations act on each singular value alone, and leave the singular vectors."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=shape), rng.normal(size=(3, *shape))
+    weights = [torch.nn.Parameter(torch.tensor(start, dtype=torch.float32)) for _ in range(2)]
+    muon = scripts[0].Muon(weights)
+    muon.param_groups[0] |= {"lr": 0.1, "weight_decay": 0.5}
+    mean, expected = np.zeros(shape), start.copy()
+    for gradient in gradients:
+        mean = 0.95 * mean + 0.05 * gradient
+        U, s, Vt = np.linalg.svd(0.05 * gradient + 0.95 * mean, full_matrices=False)
+        s /= np.sqrt((s**2).sum())
+        for _ in range(5):
+            s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * 0.2 * np.sqrt(max(shape)) * (U * s) @ Vt
+        for weight in weights:
+            weight.grad = torch.tensor(gradient, dtype=torch.float32)
+        muon.step()
+    for weight in weights:
+        np.testing.assert_allclose(weight.detach().numpy(), expected, atol=2e-5)
+
+
+def test_the_rate_rises_and_falls_to_nothing(scripts, tmp_path):
+    pretrain = scripts[0]
+    common = {"text": (), "out": tmp_path, "books": 4096 * 60, "long": 4096 * 20, "form": 4096 * 20, "batch": 4096}
+    linear = pretrain.Settings(**common, warmup=0.1)
+    assert linear.steps == 100
+    assert [pretrain.rate_at(linear, step) for step in (0, 4, 9, 10, 55, 99)] == pytest.approx(
+        [0.1, 0.5, 1, 1, 0.5, 1 / 90]
+    )
+    cosine = pretrain.Settings(**common, warmup=0.1, schedule="cosine")
+    assert pretrain.rate_at(cosine, 55) == pytest.approx(0.5)
+    assert pretrain.rate_at(cosine, 40) == pytest.approx(0.75)
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_block_is_read_once_before_any_is_read_again(scripts, tmp_path):
+    pretrain = scripts[0]
+    settings = pretrain.Settings((), tmp_path, context=8, short=4, batch=16, books=16 * 5, long=16 * 5, form=0)
+    tokens = np.arange(8 * 10 + 3, dtype=np.uint16)
+    rows = [ids for step in range(10) for ids, _ in pretrain.batches(settings, tokens, None, step)]
+    assert [tuple(row.shape) for row in rows] == [(2, 4)] * 10 + [(1, 8)] * 10
+    assert sorted(torch.cat([row.flatten() for row in rows[:10]]).tolist()) == list(range(80))
+    assert sorted(torch.cat([row.flatten() for row in rows[10:]]).tolist()) == list(range(80))
+    assert not torch.equal(torch.cat(rows[:10]).flatten(), torch.cat(rows[10:]).flatten())  # in another order
+    again, _ = pretrain.batches(settings, tokens, None, 7)[1]
+    assert torch.equal(again, rows[15])
+
+
+def _true(name: str, fields: dict[str, str]) -> int | None:
+    """The right label of a row made by rule, found in another way than it was made; None where it cannot be."""
+    text, first, second = (fields.get(field, "") for field in ("text", "first", "second"))
+    match name:
+        case "occurs":
+            return 0 if fields["word"].lower() in re.findall(r"[a-z]+", text.lower()) else 1
+        case "same":
+            return 0 if first == second else 1
+        case "made-of":
+            return 0 if Counter(first.split()) == Counter(second.split()) else 1
+        case "first":
+            return 0 if text.index(fields["one"]) < text.index(fields["two"]) else 1
+        case "longer":
+            return None if len(first) == len(second) else int(len(second) > len(first))
+        case "mark":
+            return ".?!".index(text[-1])
+        case "commas":
+            return text.count(",")
+        case "holds":
+            claim = fields["claim"]
+            return 0 if claim in text else None if claim not in SENTENCES else 2
+        case "alike":
+            pairs = list(zip(first.split(), second.split(), strict=True))
+            return round(25 * sum(a == b for a, b in pairs) / len(pairs))
+        case _:
+            return None
+
+
+RULES = ("occurs", "same", "made-of", "first", "gap", "follows", "longer", "mark", "commas", "holds", "alike")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_answer_of_a_row_made_by_rule_stands_in_it(scripts, pen, name):
+    rule = scripts[1].RULES[name]
+    assert set(scripts[1].RULES) == set(RULES)
+    checked = 0
+    for i in range(200):
+        label = i % len(rule.words[0])
+        fields = rule.make(pen, label, 40)
+        if name == "gap":
+            assert fields["text"].count("___") == 1
+            right = fields[("one", "two")[label]]
+            assert any(right in sentence for sentence in SENTENCES)
+        if (truth := _true(name, fields)) is None:
+            continue
+        # sentences of a few words cannot show every share of them
+        tolerance = 13 / len(fields["first"].split()) + 1 if name == "alike" else 0
+        assert abs(truth - label) <= tolerance, fields
+        checked += 1
+    assert checked > 60 or name in ("gap", "follows")
+
+
+def test_rows_are_examples_in_the_programs_form_with_a_loss_on_the_answers_alone(scripts, pen):
+    tokenizer = Tokenizer.from_file(str(mini_folder() / "tokenizer.json"))
+    for _ in range(60):
+        ids, asked = scripts[1].row(pen, tokenizer, 256)
+        assert 0 < len(ids) == len(asked) <= 256
+        assert asked[-1]
+        assert not asked[0]
+        spans = "".join("#" if one else " " for one in asked).split()
+        text = tokenizer.decode([i for i, one in zip(ids, asked, strict=True) if one])
+        assert len(text.split("</verdict>" if "</verdict>" in text else "\n")) - 1 == len(spans)
+
+
+def test_rows_are_a_function_of_seed_and_step(scripts):
+    form = scripts[1]
+    tokenizer = Tokenizer.from_file(str(mini_folder() / "tokenizer.json"))
+    tokens = np.array(tokenizer.encode(" ".join(SENTENCES) * 40).ids, dtype=np.uint16)
+    shapes = []
+    for step in range(4):
+        ids, labels = form.batch(tokenizer, tokens, 0, step, 2048, -100)
+        again, _ = form.batch(tokenizer, tokens, 0, step, 2048, -100)
+        other, _ = form.batch(tokenizer, tokens, 1, step, 2048, -100)
+        assert torch.equal(ids, again)
+        assert not torch.equal(ids, other)
+        assert torch.equal(labels[labels >= 0], ids[labels >= 0])
+        assert (labels >= 0).any(dim=1).all()
+        shapes.append(tuple(ids.shape))
+    assert shapes == [(16, 128), (8, 256), (4, 512), (2, 1024)]
+
+
+def test_the_programs_own_tasks_get_every_label_whatever_their_text(scripts, pen):
+    """An answer by lot: no label is told from the text, and none is left out."""
+    form = scripts[1]
+    seen = {task.name: Counter() for task in form.OWN}
+    for _ in range(2500):
+        task, draw = form.own(pen, 30)
+        fields, label = draw()
+        assert set(fields) >= set(task.fields)
+        seen[task.name][label] += 1
+        for template in ("plain", "verdict"):
+            prompter = Prompter(task, template)
+            assert prompter.prompt(Example("", fields, None)).text.startswith(prompter.prefix)
+            assert prompter.parse(prompter.answers[label]) is not None
+    for task in form.OWN:
+        if not task.numeric:
+            assert len(seen[task.name]) == len(task.labels)
+            assert min(seen[task.name].values()) > 0.5 * max(seen[task.name].values())
+
+
+def test_no_row_of_the_bundled_suite_is_among_them(scripts, pen):
+    form = scripts[1]
+    known = {
+        value for task in find_all("mini") for row in task.generate(task.name, "dev") for value in row.fields.values()
+    }
+    for _ in range(1000):
+        _, draw = form.own(pen, 30) if pen.coin() else form.by_rule(pen, 30, "plain")
+        assert not known & set(draw()[0].values())
+
+
+# -- all of it --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_tiny_model_learns_and_goes_on_to_the_bit(tmp_path):
+    """On this repository's own pages: the loss falls, a run that was stopped twice ends in the same weights, and the
+    folder loads and answers. `make pretrain-smoke`."""
+    text = tmp_path / "text.txt"
+    pages = sorted((ROOT / "docs").rglob("*.md")) + [
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LICENSE")
+    ]
+    text.write_text("\f".join(page.read_text(encoding="utf-8") for page in pages), encoding="utf-8")
+    tiny = "--vocabulary 1024 --layers 2 --width 64 --hidden 128 --heads 2 --context 256 --short 64 --batch 1024"
+    tiny += " --books 102400 --long 20480 --form 20480 --held-out 10 --look-every 20 --device cpu --no-compile"
+
+    def train(name: str, *more: str, code: int = 0) -> str:
+        command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), "--text", str(text), "--out"]
+        done = subprocess.run([*command, str(tmp_path / name), *tiny.split(), *more], capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    train("whole")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 140
+    assert lines[4]["held_out"] < lines[0]["held_out"] - 0.3
+    assert lines[4]["loss"] < lines[0]["loss"] - 0.5
+    train("parts", "--stop-at", "50")
+    train("parts", "--stop-at", "130")
+    train("parts")
+    whole, parts = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert "holds a training with other settings" in train("parts", "--seed", "1", code=1)
+
+    model = tmp_path / "whole" / "model"
+    assert (
+        main(
+            [
+                "evaluate",
+                "--task",
+                "mini/sentiment",
+                "--model",
+                str(model),
+                "--limit",
+                "8",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
+    card = (model / "README.md").read_text()
+    assert "python scripts/pretrain.py --text" in card
+    assert "--vocabulary 1024" in card
