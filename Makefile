@@ -27,6 +27,9 @@ soak: .venv/installed        ## 20,000 steps: neither memory nor the run folder 
 fuzz: .venv/installed        ## 10,000 odd files, flags, rows, prompts, answers and runs of each kind, other ones each time
 	RL4NLU_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py --numprocesses auto
 
+pretrain-smoke: .venv/installed  ## a tiny model pre-trained on this repository's pages: it learns, goes on, and loads
+	$(BIN)/python -m pytest tests/test_pretrain.py -m slow
+
 check: .venv/installed       ## format, lint, types, generated docs in step with the code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +59,4 @@ speed: .venv/installed       ## examples a second of every stage with the bundle
 real: .venv/installed        ## the table of docs/results.md, from the official files in DATA
 	$(BIN)/python scripts/real.py --data $(DATA)
 
-.PHONY: demo test test-slow faults soak fuzz check fix bench docs speed real
+.PHONY: demo test test-slow faults soak fuzz pretrain-smoke check fix bench docs speed real

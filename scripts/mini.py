@@ -1,6 +1,6 @@
 """Two small models side by side, as the bundled one and its successor -> their block in docs/results.md.
 
-    python scripts/mini.py --models before=DIR now=mini --data DIR --held-out build/mini/tokens/unseen.txt [--write PAGE]
+    python scripts/mini.py --models before=DIR now=mini --data DIR --held-out build/mini/tokens/unseen.txt [--write F]
 
 Bits a byte on held-out books and on passages of BoolQ's dev split, which neither has read; the share of zero-shot
 answers that state no label, greedily decoded, for all tasks in both templates; SFT on five tasks with three seeds.

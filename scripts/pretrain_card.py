@@ -94,8 +94,8 @@ Public-domain English books, every {settings.held_out}th held out:
 
 No row of GLUE, SuperGLUE or the bundled tasks was read. The second stage (`scripts/pretrain_form.py`) teaches the form
 of the job, not its answers: half of its tokens are books still; the other half are prompts in the program's two
-templates, filled with sentences of these books. Of those half are the templates of the program's own tasks, with an
-answer drawn by lot; the rest are questions made by rule, whose answer stands in the text (does a word occur, which
+templates, filled with sentences of these books. Of those six of ten are of the program's own tasks, with an
+answer drawn by lot; the others are questions made by rule, whose answer stands in the text (does a word occur, which
 comes first, how many commas).
 
 ## Command

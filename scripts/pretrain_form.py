@@ -3,9 +3,9 @@ the answers to any evaluated task.
 
     python scripts/pretrain_form.py --tokens build/mini/tokens [--rows 5]      # prints some
 
-Half of the rows are of the program's own tasks: their templates, filled with sentences of the books, and an answer
-drawn by lot, so that nothing can be learnt but the form, and that every label is possible. The other half are of the
-tasks below, made by rule from the same sentences; their answers stand in the text, so that looking there pays. No row
+Six rows of ten are of the program's own tasks: their templates, filled with sentences of the books, and an answer
+drawn by lot, so that nothing can be learnt but the form, and that every label is possible. The others are of the tasks
+below, made by rule from the same sentences; their answers stand in the text, so that looking there pays. No row
 of GLUE, SuperGLUE or the bundled suite is read. A row holds as many examples of its task as fit, like a few-shot
 prompt; a loss is asked for the answers alone.
 """
@@ -31,6 +31,8 @@ from rl4nlu.tasks import Example, Task, find_all
 T = TypeVar("T")
 LENGTHS = (128, 256, 512, 1024)
 """Tokens of a row: one of these a step, in turn."""
+OWN_SHARE = 0.6
+"""Of rows."""
 OWN = tuple(task for suite in ("glue", "superglue", "mini") for task in find_all(suite))
 SCORES = tuple(f"{i / 5:.1f}" for i in range(26))
 YES_NO = (("Yes", "No"), ("Yes", "No"), ("True", "False"), ("right", "wrong"), ("yes", "no"), ("true", "false"))
@@ -280,7 +282,7 @@ RULES: Mapping[str, Rule] = {
         ORDER,
         ("A word was taken out of the text. Choose the one that fits.", "Choose the word that belongs into the gap."),
         CHOICE,
-        "Answer:",
+        "Which word fits?",
         _gap,
     ),
     "follows": Rule(
@@ -379,7 +381,7 @@ def row(pen: Pen, tokenizer: Tokenizer, length: int) -> tuple[list[int], list[bo
     while True:
         words = int((length - 100) / 1.6 * pen.rng.uniform(0.1, 1))
         template: TemplateName = "plain" if pen.coin() else "verdict"
-        task, draw = own(pen, max(15, words)) if pen.coin() else by_rule(pen, max(15, words), template)
+        task, draw = own(pen, max(15, words)) if pen.coin(OWN_SHARE) else by_rule(pen, max(15, words), template)
         prompter = Prompter(task, template)
         ids: list[int] = []
         asked: list[bool] = []
