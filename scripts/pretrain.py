@@ -18,9 +18,10 @@ import json
 import lzma
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rl4nlu.seeding import derive, generator
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>")
+BESIDE = ("about", "licence", "sources", "look_every", "stop_at")
+"""Settings that the model does not depend on."""
 UNSEEN = -100
 """The label of a token that no loss is asked for."""
 
@@ -52,6 +55,12 @@ class Settings:
     """Text files, plain or .xz; one paragraph a line, a form feed between documents."""
     out: Path
     """Folder of tokens, checkpoints, log and, in `model`, the result."""
+    about: str = "documents"
+    """What the text is, for the card."""
+    licence: str = "apache-2.0"
+    """Of the model."""
+    sources: Path | None = None
+    """A list of the documents, kept beside the card as SOURCES.txt."""
     vocabulary: int = 8192
     layers: int = 6
     width: int = 256
@@ -317,24 +326,44 @@ class Training:
                 owner[weights[name]].state[weights[name]][key] = value
 
     def run(self) -> None:
-        """Train to the end, or to `stop_at`; one line in log.jsonl every `look_every` steps."""
+        """Train to the end, or to `stop_at`; a line every ten steps, one in log.jsonl every `look_every`."""
         log = self.settings.out / "log.jsonl"
         lines = log.read_text().splitlines() if log.exists() else []
         lines = [line for line in lines if json.loads(line)["step"] <= self.step]
         last = min(self.settings.stop_at or self.settings.steps, self.settings.steps)
-        recent, since = [], time.perf_counter()
+        recent, since, told = [], time.perf_counter(), time.perf_counter()
         while self.step < last:
             recent.append(self.train_step())
+            if self.step % 10 == 0:
+                rate = 10 / (time.perf_counter() - told)
+                told = time.perf_counter()
+                print(
+                    f"step {self.step:,} of {self.settings.steps:,}: loss {recent[-1]:.3f}, "
+                    f"{rate * self.settings.batch:,.0f} tokens a second, "
+                    f"{(last - self.step) / rate / 3600:.2f} hours to go",
+                    flush=True,
+                )
             if self.step % self.settings.look_every == 0 or self.step == last:
                 held_out = self.held_out()
                 self.seconds += time.perf_counter() - since
                 since = time.perf_counter()
                 line = {"step": self.step, "tokens": self.step * self.settings.batch, "loss": sum(recent) / len(recent)}
                 lines.append(json.dumps(line | {"held_out": held_out, "seconds": round(self.seconds, 1)}))
-                print(lines[-1], flush=True)
+                print(f"held-out loss {held_out:.3f}", flush=True)
                 recent = []
                 self.save()
                 log.write_text("\n".join(lines) + "\n")
+
+    def facts(self) -> pretrain_card.Facts:
+        """What the card tells of text and model."""
+        end = SPECIAL.index("<|eos|>")
+        return pretrain_card.Facts(
+            weights=sum(weight.numel() for weight in self.model.parameters()),
+            documents=int((self.seen == end).sum()),
+            held_out=int((self.unseen == end).sum()),
+            tokens=len(self.seen),
+            bytes_per_token=(self.settings.out / "tokens" / "unseen.txt").stat().st_size / len(self.unseen),
+        )
 
     def write(self) -> Path:
         """The model in bfloat16, its tokenizer and its card, as a Hugging Face folder."""
@@ -348,10 +377,9 @@ class Training:
         )
         self.model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        weights = sum(weight.numel() for weight in self.model.parameters())
-        long = (self.settings.out / "tokens" / "unseen.txt").stat().st_size / len(self.unseen)
-        text = pretrain_card.write(self.settings, self.settings.out / "log.jsonl", weights, long)
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        if self.settings.sources:
+            shutil.copyfile(self.settings.sources, folder / "SOURCES.txt")
+        (folder / "README.md").write_text(pretrain_card.write(self.settings, self.facts()), encoding="utf-8")
         return folder
 
 
@@ -359,7 +387,8 @@ def main() -> None:
     """Train what the flags say and write it."""
     settings = tyro.cli(Settings, description=__doc__)
     kept = settings.out / "settings.json"
-    noted = json.dumps(asdict(replace(settings, stop_at=None)), default=str, indent=2)
+    counted = {name: value for name, value in asdict(settings).items() if name not in BESIDE}
+    noted = json.dumps(counted, default=str, indent=2)
     if kept.exists() and kept.read_text(encoding="utf-8") != noted:
         raise SystemExit(f"{settings.out} holds a training with other settings ({kept}); give another --out")
     settings.out.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shlex
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,16 +14,18 @@ import torch
 if TYPE_CHECKING:
     from pretrain import Settings
 
-HEAD = """---
-license: apache-2.0
-language: en
-library_name: transformers
-pipeline_tag: text-generation
-tags: [rl4nlu, llama]
----
 
-# A small Llama, pre-trained on books
-"""
+@dataclass(frozen=True)
+class Facts:
+    """Of text and model."""
+
+    weights: int
+    """Tied ones are counted once."""
+    documents: int
+    held_out: int
+    tokens: int
+    bytes_per_token: float
+    """Of the held-out text."""
 
 
 def command(settings: Settings) -> str:
@@ -52,34 +54,39 @@ def curve(lines: list[dict], rows: int = 16) -> str:
     return "\n".join(table)
 
 
-def write(settings: Settings, log: Path, weights: int, bytes_per_token: float) -> str:
-    """The card's text.
-
-    Args:
-        settings: of the training.
-        log: its log.jsonl.
-        weights: how many the model has, tied ones counted once.
-        bytes_per_token: of the held-out text.
-    """
+def write(settings: Settings, facts: Facts) -> str:
+    """The card's text; the losses are those of log.jsonl."""
+    log = settings.out / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     last = lines[-1]
-    bits = last["held_out"] / 0.6931471805599453 / bytes_per_token
+    bits = last["held_out"] / math.log(2) / facts.bytes_per_token
+    read = settings.books + settings.long + settings.form // 2
     data = "\n".join(f"* `{path.name}`" for path in settings.text)
-    facts = {
+    listed = " They are listed in `SOURCES.txt`." if settings.sources else ""
+    about = {
         "architecture": f"Llama: {settings.layers} layers of width {settings.width} (MLP {settings.hidden}), "
-        f"{settings.heads} heads, tied embeddings, {weights / 1e6:.1f}M parameters",
-        "vocabulary": f"{settings.vocabulary:,} pieces of byte-level BPE, {bytes_per_token:.2f} bytes a token",
-        "weights": f"bfloat16, safetensors, {2 * weights / 1e6:.1f} MB",
+        f"{settings.heads} heads, tied embeddings, {facts.weights / 1e6:.1f}M parameters",
+        "vocabulary": f"{settings.vocabulary:,} pieces of byte-level BPE, {facts.bytes_per_token:.2f} bytes a token",
+        "weights": f"bfloat16, safetensors, {2 * facts.weights / 1e6:.1f} MB",
         "context": f"{settings.context:,} tokens",
-        "training": f"from scratch: {settings.books:,} tokens of books in rows of {settings.short}, "
+        "training": f"from scratch: {settings.books:,} tokens of text in rows of {settings.short}, "
         f"{settings.long:,} in rows of {settings.context:,}, then {settings.form:,} of the second stage",
         "held-out loss": f"{last['held_out']:.3f} nats a token, {bits:.3f} bits a byte",
         "hours": f"{last['seconds'] / 3600:.2f} ({platform.machine()}, {torch.get_num_threads()} threads, "
         f"{settings.device})",
-        "licence": "Apache-2.0",
+        "licence": settings.licence,
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"""{HEAD}
+    table = "\n".join(f"| {name} | {value} |" for name, value in about.items())
+    return f"""---
+license: {settings.licence}
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [rl4nlu, llama]
+---
+
+# A small Llama, pre-trained on {settings.about}
+
 Made for rl4nlu, so that prompting, SFT and PPO can be tried without a download.
 
 | | |
@@ -88,13 +95,14 @@ Made for rl4nlu, so that prompting, SFT and PPO can be tried without a download.
 
 ## Data
 
-Public-domain English books, every {settings.held_out}th held out:
+{facts.documents:,} {settings.about} of {facts.tokens:,} tokens, of which {read:,} were read in an order drawn by lot;
+{facts.held_out:,} more, every {settings.held_out}th, are held out.{listed}
 
 {data}
 
 No row of GLUE, SuperGLUE or the bundled tasks was read. The second stage (`scripts/pretrain_form.py`) teaches the form
-of the job, not its answers: half of its tokens are books still; the other half are prompts in the program's two
-templates, filled with sentences of these books. Of those six of ten are of the program's own tasks, with an
+of the job, not its answers: half of its tokens are that text still; the other half are prompts in the program's two
+templates, filled with sentences of these texts. Of those six of ten are of the program's own tasks, with an
 answer drawn by lot; the others are questions made by rule, whose answer stands in the text (does a word occur, which
 comes first, how many commas).
 
@@ -112,12 +120,12 @@ settings on the same machine give the same model; another number of threads roun
 ## Loss
 
 Nats a token; the held-out loss is of rows of {settings.short} tokens. In the second stage the loss of the steps is the
-mean of that of books and that of answers.
+mean of that of the text and that of answers.
 
 {curve(lines)}
 
 ## What it is good for
 
 To show that prompting, SFT and PPO work, in seconds, on a laptop. It follows the form of a question and is often wrong;
-it writes the English of old novels and may repeat their prejudices. For anything else take a larger model.
+it writes as its texts do and may repeat their prejudices. For anything else take a larger model.
 """

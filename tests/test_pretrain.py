@@ -241,7 +241,7 @@ def test_a_tiny_model_learns_and_goes_on_to_the_bit(tmp_path):
         ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LICENSE")
     ]
     text.write_text("\f".join(page.read_text(encoding="utf-8") for page in pages), encoding="utf-8")
-    tiny = "--vocabulary 1024 --layers 2 --width 64 --hidden 128 --heads 2 --context 256 --short 64 --batch 1024"
+    tiny = "--about pages --vocabulary 1024 --layers 2 --width 64 --hidden 128 --heads 2 --context 256 --short 64 --batch 1024"
     tiny += " --books 61440 --long 10240 --form 10240 --held-out 10 --look-every 20 --device cpu --no-compile"
 
     def train(name: str, *more: str, code: int = 0) -> str:
@@ -282,3 +282,4 @@ def test_a_tiny_model_learns_and_goes_on_to_the_bit(tmp_path):
     card = (model / "README.md").read_text()
     assert "python scripts/pretrain.py --text" in card
     assert "--vocabulary 1024" in card
+    assert "# A small Llama, pre-trained on pages" in card
