@@ -15,12 +15,10 @@ which needs about half the tokens that AdamW needs; embeddings and norms by Adam
 from __future__ import annotations
 
 import json
-import lzma
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,18 +27,17 @@ from typing import Any, Literal
 import numpy as np
 import pretrain_card
 import pretrain_form
+import pretrain_text
 import torch
 import tyro
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rl4nlu.seeding import derive, generator
 
-SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>")
 BESIDE = ("about", "licence", "sources", "look_every", "stop_at")
 """Settings that the model does not depend on."""
 UNSEEN = -100
@@ -105,53 +102,6 @@ class Settings:
         return (self.books + self.long + self.form) // self.batch
 
 
-def documents(paths: tuple[Path, ...]) -> Iterator[str]:
-    """The documents of all files, in order."""
-    for path in paths:
-        with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
-            rest = ""
-            for line in file:
-                *ended, line = line.split("\f")
-                for end in ended:
-                    yield rest + end
-                    rest = ""
-                rest += line
-            yield rest
-
-
-def prepare(settings: Settings) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """Tokenizer, training tokens and held-out tokens: made once, then read from the folder."""
-    at = settings.out / "tokens"
-    if not (at / "done").exists():
-        at.mkdir(parents=True, exist_ok=True)
-        books = [book for book in documents(settings.text) if book.strip()]
-        unseen = books[settings.held_out // 2 :: settings.held_out]
-        seen = [book for i, book in enumerate(books) if i % settings.held_out != settings.held_out // 2]
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=settings.vocabulary,
-            special_tokens=list(SPECIAL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        sample = (line for book in seen for line in book.splitlines(keepends=True)[::5])
-        tokenizer.train_from_iterator(sample, trainer)
-        tokenizer.save(str(at / "tokenizer.json"))
-        for name, part in (("seen", seen), ("unseen", unseen)):
-            ids: list[np.ndarray] = []
-            for book in part:
-                found = tokenizer.encode_batch_fast(book.splitlines(keepends=True), add_special_tokens=False)
-                ids += [np.array(line.ids, dtype=np.uint16) for line in found]
-                ids.append(np.array([SPECIAL.index("<|eos|>")], dtype=np.uint16))
-            np.save(at / f"{name}.npy", np.concatenate(ids))
-        (at / "unseen.txt").write_text("\f".join(unseen), encoding="utf-8")
-        (at / "done").touch()
-    tokenizer = Tokenizer.from_file(str(at / "tokenizer.json"))
-    return tokenizer, np.load(at / "seen.npy", mmap_mode="r"), np.load(at / "unseen.npy", mmap_mode="r")
-
-
 class Muon(torch.optim.Optimizer):
     """Momentum of Nesterov's kind, made orthogonal, at the size of an AdamW step (Jordan et al. 2024; the scale of
     Liu et al. 2025, arXiv 2502.16982). torch's own computes in bfloat16, which most CPUs can only imitate."""
@@ -188,23 +138,23 @@ def order(seed: int, epoch: int, blocks: int) -> np.ndarray:
     return generator(seed, "pretrain/order", epoch).permutation(blocks)
 
 
-def batches(settings: Settings, tokens: np.ndarray, tokenizer: Tokenizer, step: int) -> list[tuple[Tensor, Tensor]]:
+def batches(settings: Settings, text: pretrain_text.Text, step: int) -> list[tuple[Tensor, Tensor]]:
     """The two halves of a step: (ids, labels), each of B rows of T tokens. Books are read in blocks of the context's
     length, in an order of their own; a short row is a part of a block. In the second stage one half is books still."""
     half, start, alone = settings.batch // 2, step * settings.batch, settings.books + settings.long
     reads = [start, start + half] if start < alone else [alone + (start - alone) // 2]
     length = settings.short if start < settings.books else settings.context
-    blocks = len(tokens) // settings.context
+    blocks = len(text.seen) // settings.context
     parts = []
     for read in reads:
         picked = []
         for i in range(read // settings.context, (read + half) // settings.context):
             at = order(settings.seed, i // blocks, blocks)[i % blocks] * settings.context
-            picked.append(tokens[at : at + settings.context])
+            picked.append(text.seen[at : at + settings.context])
         ids = torch.from_numpy(np.stack(picked).astype(np.int64)).view(-1, length)
         parts.append((ids, ids))
     if start >= alone:
-        parts.append(pretrain_form.batch(tokenizer, tokens, settings.seed, step, half, UNSEEN))
+        parts.append(pretrain_form.batch(text.tokenizer, text.seen, settings.seed, step, half, UNSEEN))
     return parts
 
 
@@ -222,7 +172,9 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.tokenizer, self.seen, self.unseen = prepare(settings)
+        self.text = pretrain_text.prepare(
+            settings.text, settings.vocabulary, settings.held_out, settings.out / "tokens"
+        )
         torch.manual_seed(derive(settings.seed, "pretrain/init"))
         config = LlamaConfig(
             vocab_size=settings.vocabulary,
@@ -265,7 +217,7 @@ class Training:
         """One step; returns the loss in nats a token, the mean over both halves."""
         second = self.step * self.settings.batch >= self.settings.books + self.settings.long
         summed = self.summed if second else self.compiled  # rows of the second stage have too many lengths
-        parts = batches(self.settings, self.seen, self.tokenizer, self.step)
+        parts = batches(self.settings, self.text, self.step)
         total = 0.0
         for ids, labels in parts:
             count = int((labels[:, 1:] != UNSEEN).sum())
@@ -285,9 +237,9 @@ class Training:
     def held_out(self) -> float:
         """Loss in nats a token over 128 rows, spread evenly over the held-out documents."""
         width = self.settings.short
-        count = len(self.unseen) // width
+        count = len(self.text.unseen) // width
         at = [i * count // 128 for i in range(128)]
-        ids = torch.from_numpy(np.stack([self.unseen[i * width :][:width] for i in at]).astype(np.int64))
+        ids = torch.from_numpy(np.stack([self.text.unseen[i * width :][:width] for i in at]).astype(np.int64))
         parts = ids.to(self.settings.device).split(max(1, self.settings.batch // width))
         return sum(float(self.summed(part, part)) for part in parts) / (128 * (width - 1))
 
@@ -354,32 +306,22 @@ class Training:
                 self.save()
                 log.write_text("\n".join(lines) + "\n")
 
-    def facts(self) -> pretrain_card.Facts:
-        """What the card tells of text and model."""
-        end = SPECIAL.index("<|eos|>")
-        return pretrain_card.Facts(
-            weights=sum(weight.numel() for weight in self.model.parameters()),
-            documents=int((self.seen == end).sum()),
-            held_out=int((self.unseen == end).sum()),
-            tokens=len(self.seen),
-            bytes_per_token=(self.settings.out / "tokens" / "unseen.txt").stat().st_size / len(self.unseen),
-        )
-
     def write(self) -> Path:
         """The model in bfloat16, its tokenizer and its card, as a Hugging Face folder."""
         folder = self.settings.out / "model"
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=self.tokenizer,
-            pad_token=SPECIAL[0],
-            bos_token=SPECIAL[1],
-            eos_token=SPECIAL[2],
+            tokenizer_object=self.text.tokenizer,
+            pad_token=pretrain_text.PAD,
+            bos_token=pretrain_text.BOS,
+            eos_token=pretrain_text.EOS,
             model_max_length=self.settings.context,
         )
         self.model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        weights = sum(weight.numel() for weight in self.model.parameters())
         if self.settings.sources:
             shutil.copyfile(self.settings.sources, folder / "SOURCES.txt")
-        (folder / "README.md").write_text(pretrain_card.write(self.settings, self.facts()), encoding="utf-8")
+        (folder / "README.md").write_text(pretrain_card.write(self.settings, self.text, weights), encoding="utf-8")
         return folder
 
 

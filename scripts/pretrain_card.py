@@ -6,26 +6,14 @@ import json
 import math
 import platform
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 import torch
+from pretrain_text import EOS, SPECIAL, Text
 
 if TYPE_CHECKING:
     from pretrain import Settings
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Of text and model."""
-
-    weights: int
-    """Tied ones are counted once."""
-    documents: int
-    held_out: int
-    tokens: int
-    bytes_per_token: float
-    """Of the held-out text."""
 
 
 def command(settings: Settings) -> str:
@@ -54,20 +42,21 @@ def curve(lines: list[dict], rows: int = 16) -> str:
     return "\n".join(table)
 
 
-def write(settings: Settings, facts: Facts) -> str:
-    """The card's text; the losses are those of log.jsonl."""
+def write(settings: Settings, text: Text, weights: int) -> str:
+    """The card of a model of so many weights, tied ones counted once; the losses are those of log.jsonl."""
+    seen, unseen = (int((ids == SPECIAL.index(EOS)).sum()) for ids in (text.seen, text.unseen))
     log = settings.out / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     last = lines[-1]
-    bits = last["held_out"] / math.log(2) / facts.bytes_per_token
+    bits = last["held_out"] / math.log(2) / text.bytes_per_token
     read = settings.books + settings.long + settings.form // 2
     data = "\n".join(f"* `{path.name}`" for path in settings.text)
     listed = " They are listed in `SOURCES.txt`." if settings.sources else ""
     about = {
         "architecture": f"Llama: {settings.layers} layers of width {settings.width} (MLP {settings.hidden}), "
-        f"{settings.heads} heads, tied embeddings, {facts.weights / 1e6:.1f}M parameters",
-        "vocabulary": f"{settings.vocabulary:,} pieces of byte-level BPE, {facts.bytes_per_token:.2f} bytes a token",
-        "weights": f"bfloat16, safetensors, {2 * facts.weights / 1e6:.1f} MB",
+        f"{settings.heads} heads, tied embeddings, {weights / 1e6:.1f}M parameters",
+        "vocabulary": f"{settings.vocabulary:,} pieces of byte-level BPE, {text.bytes_per_token:.2f} bytes a token",
+        "weights": f"bfloat16, safetensors, {2 * weights / 1e6:.1f} MB",
         "context": f"{settings.context:,} tokens",
         "training": f"from scratch: {settings.books:,} tokens of text in rows of {settings.short}, "
         f"{settings.long:,} in rows of {settings.context:,}, then {settings.form:,} of the second stage",
@@ -95,8 +84,8 @@ Made for rl4nlu, so that prompting, SFT and PPO can be tried without a download.
 
 ## Data
 
-{facts.documents:,} {settings.about} of {facts.tokens:,} tokens, of which {read:,} were read in an order drawn by lot;
-{facts.held_out:,} more, every {settings.held_out}th, are held out.{listed}
+{seen:,} {settings.about} of {len(text.seen):,} tokens, of which {read:,} were read in an order drawn by lot;
+{unseen:,} more, every {settings.held_out}th, are held out.{listed}
 
 {data}
 

@@ -60,7 +60,7 @@ def test_documents_end_at_form_feeds_wherever_they_stand(scripts, tmp_path):
     plain, packed = tmp_path / "a.txt", tmp_path / "b.txt.xz"
     plain.write_text("one\ntwo\n\fthree\fthree and a half\n", encoding="utf-8")
     packed.write_bytes(lzma.compress("four é\n\ffive".encode()))
-    found = list(scripts[0].documents((plain, packed)))
+    found = list(scripts[0].pretrain_text.documents((plain, packed)))
     assert found == ["one\ntwo\n", "three", "three and a half\n", "four é\n", "five"]
 
 
@@ -109,13 +109,13 @@ def test_the_rate_rises_and_falls_to_nothing(scripts, tmp_path):
 def test_every_block_is_read_once_before_any_is_read_again(scripts, tmp_path):
     pretrain = scripts[0]
     settings = pretrain.Settings((), tmp_path, context=8, short=4, batch=16, books=16 * 5, long=16 * 5, form=0)
-    tokens = np.arange(8 * 10 + 3, dtype=np.uint16)
-    rows = [ids for step in range(10) for ids, _ in pretrain.batches(settings, tokens, None, step)]
+    text = pretrain.pretrain_text.Text(None, np.arange(8 * 10 + 3, dtype=np.uint16), np.zeros(8), 4.0)
+    rows = [ids for step in range(10) for ids, _ in pretrain.batches(settings, text, step)]
     assert [tuple(row.shape) for row in rows] == [(2, 4)] * 10 + [(1, 8)] * 10
     assert sorted(torch.cat([row.flatten() for row in rows[:10]]).tolist()) == list(range(80))
     assert sorted(torch.cat([row.flatten() for row in rows[10:]]).tolist()) == list(range(80))
     assert not torch.equal(torch.cat(rows[:10]).flatten(), torch.cat(rows[10:]).flatten())  # in another order
-    again, _ = pretrain.batches(settings, tokens, None, 7)[1]
+    again, _ = pretrain.batches(settings, text, 7)[1]
     assert torch.equal(again, rows[15])
 
 
@@ -241,7 +241,8 @@ def test_a_tiny_model_learns_and_goes_on_to_the_bit(tmp_path):
         ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LICENSE")
     ]
     text.write_text("\f".join(page.read_text(encoding="utf-8") for page in pages), encoding="utf-8")
-    tiny = "--about pages --vocabulary 1024 --layers 2 --width 64 --hidden 128 --heads 2 --context 256 --short 64 --batch 1024"
+    tiny = "--about pages --vocabulary 1024 --layers 2 --width 64 --hidden 128 --heads 2 --context 256 --short 64"
+    tiny += " --batch 1024"
     tiny += " --books 61440 --long 10240 --form 10240 --held-out 10 --look-every 20 --device cpu --no-compile"
 
     def train(name: str, *more: str, code: int = 0) -> str:
