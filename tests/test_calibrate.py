@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,8 +80,9 @@ def test_against_plain_passes(policy, method, shots):
 
 
 def test_a_model_that_says_one_label_always_is_balanced(policy):
-    """Zero-shot the bundled model has a favourite; batch calibration takes it away."""
+    """A model with a favourite, six nats over the other label; batch calibration takes it away."""
     task = find("mini/sentiment")
+    policy = replace(policy, label_bias={task.name: (3.0, -3.0)})
     settings = EvaluateSettings(task=task.name)
     question = encode(policy, task, settings, data.load(task, "dev"))
 

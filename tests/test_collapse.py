@@ -84,9 +84,9 @@ def run_with(tmp_path, **values) -> tuple[set[str], list[dict], str]:
     return set(result.get("collapse", [])), steps, result
 
 
-def test_free_text_from_a_base_model_that_does_not_know_the_form(tmp_path, capfd):
+def test_free_text_from_a_base_model_that_does_not_know_the_form(tmp_path, capfd, tiny_model):
     values = {"task": "mini/entailment", "template": "verdict", "answer_tokens": 3, "answers": 2, "inner_epochs": 1}
-    names, steps, _ = run_with(tmp_path, **values, max_steps=6, learning_rate=1e-9)
+    names, steps, _ = run_with(tmp_path, **values, model=str(tiny_model), max_steps=6, learning_rate=1e-9)
     assert names == {"unparsable"}
     assert [step["collapse"] for step in steps if "collapse" in step] == [["unparsable"]]
     said = capfd.readouterr().err
