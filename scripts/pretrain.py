@@ -18,11 +18,12 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pretrain_card
@@ -42,6 +43,12 @@ BESIDE = ("about", "licence", "sources", "look_every", "stop_at")
 """Settings that the model does not depend on."""
 UNSEEN = -100
 """The label of a token that no loss is asked for."""
+
+
+def refuse(message: str) -> NoReturn:
+    """End with one line about what is wrong."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,12 @@ class Settings:
     """Share of the tokens."""
     weight_decay: float = 0.05
     held_out: int = 50
-    """Every how manieth document is held out."""
+    """One document of so many is held out."""
     seed: int = 0
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """On a GPU the forward pass computes in bfloat16, on a CPU in float32."""
     compile: bool = True
+    """Faster; on a CPU it needs a C++ compiler."""
     look_every: int = 100
     """Steps between looks at the held-out loss, and between checkpoints."""
     stop_at: int | None = None
@@ -95,7 +103,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.batch % (2 * self.context) or self.context % self.short:
-            raise SystemExit("--batch must be a multiple of twice --context, and --context one of --short")
+            refuse("--batch must be a multiple of twice --context, and --context one of --short")
+        if not 259 < self.vocabulary <= 65_536:
+            refuse(
+                f"--vocabulary {self.vocabulary}: it must be more than 259 (bytes and special tokens), at most 65,536"
+            )
+        for path in (*self.text, *([self.sources] if self.sources else [])):
+            if not path.is_file():
+                refuse(f"no such file: {path}")
 
     @property
     def steps(self) -> int:
@@ -175,6 +190,8 @@ class Training:
         self.text = pretrain_text.prepare(
             settings.text, settings.vocabulary, settings.held_out, settings.out / "tokens"
         )
+        if min(len(self.text.seen), len(self.text.unseen)) < settings.context:
+            refuse(f"too little text: {len(self.text.seen):,} tokens to learn from, {len(self.text.unseen):,} held out")
         torch.manual_seed(derive(settings.seed, "pretrain/init"))
         config = LlamaConfig(
             vocab_size=settings.vocabulary,
@@ -270,17 +287,19 @@ class Training:
         owner = {
             weight: optimizer for optimizer, _ in self.optimizers for weight in optimizer.param_groups[0]["params"]
         }
-        for full, value in load_file(path, self.settings.device).items():
+        for full, value in load_file(path).items():
             key, name = full.split("/", 1)
             if key == "weight":
                 weights[name].data.copy_(value)
-            else:
-                owner[weights[name]].state[weights[name]][key] = value
+            else:  # AdamW counts its steps on the CPU
+                owner[weights[name]].state[weights[name]][key] = (
+                    value if key == "step" else value.to(self.settings.device)
+                )
 
     def run(self) -> None:
         """Train to the end, or to `stop_at`; a line every ten steps, one in log.jsonl every `look_every`."""
         log = self.settings.out / "log.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         lines = [line for line in lines if json.loads(line)["step"] <= self.step]
         last = min(self.settings.stop_at or self.settings.steps, self.settings.steps)
         recent, since, told = [], time.perf_counter(), time.perf_counter()
@@ -303,8 +322,10 @@ class Training:
                 lines.append(json.dumps(line | {"held_out": held_out, "seconds": round(self.seconds, 1)}))
                 print(f"held-out loss {held_out:.3f}", flush=True)
                 recent = []
+                new = log.with_suffix(".new")
+                new.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                os.replace(new, log)  # before the checkpoint: lines behind it are dropped, missing ones would be lost
                 self.save()
-                log.write_text("\n".join(lines) + "\n")
 
     def write(self) -> Path:
         """The model in bfloat16, its tokenizer and its card, as a Hugging Face folder."""
@@ -332,13 +353,17 @@ def main() -> None:
     counted = {name: value for name, value in asdict(settings).items() if name not in BESIDE}
     noted = json.dumps(counted, default=str, indent=2)
     if kept.exists() and kept.read_text(encoding="utf-8") != noted:
-        raise SystemExit(f"{settings.out} holds a training with other settings ({kept}); give another --out")
+        refuse(f"{settings.out} holds a training with other settings ({kept}); give another --out")
     settings.out.mkdir(parents=True, exist_ok=True)
     kept.write_text(noted, encoding="utf-8")
     torch.set_flush_denormal(True)
     training = Training(settings)
     training.restore()
-    training.run()
+    try:
+        training.run()
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from the last checkpoint in {settings.out}", file=sys.stderr)
+        raise SystemExit(130) from None
     if training.step == settings.steps:
         print(training.write())
 

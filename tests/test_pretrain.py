@@ -103,6 +103,22 @@ def test_the_rate_rises_and_falls_to_nothing(scripts, tmp_path):
     assert pretrain.rate_at(cosine, 40) == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"batch": 3000}, "error: --batch must be a multiple of twice --context"),
+        ({"vocabulary": 70_000}, "error: --vocabulary 70000: it must be more than 259"),
+        ({"text": (Path("nowhere.txt"),)}, "error: no such file: nowhere.txt"),
+        ({"sources": Path("list.txt")}, "error: no such file: list.txt"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(scripts, tmp_path, capsys, values, says):
+    with pytest.raises(SystemExit) as ended:
+        scripts[0].Settings(**{"text": (), "out": tmp_path, **values})
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(says)
+
+
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +277,7 @@ def test_a_tiny_model_learns_and_goes_on_to_the_bit(tmp_path):
     whole, parts = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert "holds a training with other settings" in train("parts", "--seed", "1", code=1)
+    assert "holds a training with other settings" in train("parts", "--seed", "1", code=2)
 
     model = tmp_path / "whole" / "model"
     assert (
