@@ -2,15 +2,14 @@
 
     python scripts/mini.py --models before=DIR now=mini --data DIR --held-out build/mini/tokens/unseen.txt [--write F]
 
-Bits a byte on held-out books and on passages of BoolQ's dev split, which neither has read; the share of zero-shot
-answers that state no label, greedily decoded, for all tasks in both templates; SFT on five tasks with three seeds.
-Finished runs are not run again.
+Bits a byte on books that the new model has not read (the old one may have), and on passages of BoolQ's dev split, which
+neither has; the share of zero-shot answers that state no label, greedily decoded, in both templates, for every task of
+which DIR has rows; SFT on five tasks with three seeds. Runs that were stopped go on, finished ones are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import subprocess
 import sys
@@ -24,9 +23,10 @@ from torch.nn.functional import cross_entropy
 
 from rl4nlu import data
 from rl4nlu.reports import collect
+from rl4nlu.run import read_results, status_of
 from rl4nlu.sources import MINI, mini_folder
 from rl4nlu.tables import grid, main_metric
-from rl4nlu.tasks import find
+from rl4nlu.tasks import find, find_all
 
 SUITES = "glue,superglue,mini"
 TEMPLATES = ("plain", "verdict")
@@ -41,6 +41,7 @@ CHUNK, CHUNKS = 600, 400
 
 def chunks(text: str) -> list[str]:
     """Parts of equal length, spread evenly over the text."""
+    text = text.replace("\f", "\n")
     whole = [text[i : i + CHUNK] for i in range(0, len(text) - CHUNK + 1, CHUNK)]
     count = min(CHUNKS, len(whole))
     return [whole[i * len(whole) // count] for i in range(count)]
@@ -58,7 +59,8 @@ def bits_per_byte(folder: Path, texts: list[str]) -> float:
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         nats += float(cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
-        size += len(text.encode()) - len(str(tokenizer.decode(ids[0, :1])).encode())
+        # byte-level BPE writes each byte of a piece as one character
+        size += len(text.encode()) - len(tokenizer.convert_ids_to_tokens(int(ids[0, 0])))
     return nats / math.log(2) / size
 
 
@@ -86,25 +88,33 @@ def run_all(models: Mapping[str, str], rows: Path, out: Path) -> list[str]:
     plan.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     commands.append((["suite", str(plan), "--out", str(out / "sft"), "--jobs", "2"], out / "sft"))
     for words, at in commands:
-        if not (at / "results.json").is_file():
-            print("rl4nlu", *words, flush=True)
-            subprocess.run([sys.executable, "-m", "rl4nlu", *words], check=True)  # noqa: S603  # our own words
+        if words[0] == "suite":
+            again = words  # knows itself what is done
+        else:
+            state = status_of(at)
+            again = [] if state == "finished" else ["resume", str(at)] if state else words
+        if again:
+            print("rl4nlu", *again, flush=True)
+            subprocess.run([sys.executable, "-m", "rl4nlu", *again], check=True)  # noqa: S603  # our own words
     return [" ".join(["rl4nlu", *words]) for words, _ in commands]
 
 
 def unparsable(models: Mapping[str, str], out: Path) -> list[str]:
-    """Percent of the answers of each task that state no label."""
+    """Percent of the answers of each task that state no label; the worst task; the tasks left out."""
     heads = [f"{name}, {template}" for name in models for template in TEMPLATES]
-    share: dict[str, list[str]] = {}
-    for name in models:
-        for template in TEMPLATES:
-            results = json.loads((out / f"{name}-{template}" / "results.json").read_text(encoding="utf-8"))
-            for result in results:
-                share.setdefault(result["task"], []).append(f"{100 * result['unparsable'] / result['n']:.1f}")
+    share: dict[str, dict[str, float]] = {}
+    for head in heads:
+        for result in read_results(out / head.replace(", ", "-")):
+            share.setdefault(result["task"], {})[head] = 100 * result["unparsable"] / result["n"]
+    worst = {head: max(cells[head] for cells in share.values()) for head in heads}
+    missing = [task.name for suite in SUITES.split(",") for task in find_all(suite) if task.name not in share]
     return [
         f"| task | {' | '.join(heads)} |",
         "|---|" + "---|" * len(heads),
-        *(f"| {task} | {' | '.join(cells)} |" for task, cells in share.items()),
+        *(f"| {task} | {' | '.join(f'{cells[head]:.1f}' for head in heads)} |" for task, cells in share.items()),
+        f"| the worst | {' | '.join(f'{worst[head]:.1f}' for head in heads)} |",
+        "",
+        f"Without rows here: {', '.join(missing) or 'none'}.",
     ]
 
 
@@ -135,7 +145,9 @@ def main() -> None:
         "held-out books": chunks(given.held_out.read_text(encoding="utf-8")),
         "BoolQ passages": chunks("\n".join(passages)),
     }
-    commands = run_all(models, given.data, given.out)
+    pairs = " ".join(given.models)
+    ours = f"python scripts/mini.py --models {pairs} --data {given.data} --held-out {given.held_out} --out {given.out}"
+    commands = [ours, "", *run_all(models, given.data, given.out)]
     bits = [
         f"| {name} | {' | '.join(f'{bits_per_byte(folder_of(model), parts):.3f}' for model in models.values())} |"
         for name, parts in texts.items()
@@ -163,9 +175,7 @@ def main() -> None:
     if given.write is None:
         print("\n".join(lines))
     else:
-        pairs = " ".join(given.models)
-        command = f"python scripts/mini.py --models {pairs} --data {given.data} --held-out {given.held_out}"
-        replace_block(given.write, "mini", command, lines)
+        replace_block(given.write, "mini", "python scripts/mini.py", lines)
 
 
 if __name__ == "__main__":

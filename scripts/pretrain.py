@@ -15,6 +15,7 @@ which needs about half the tokens that AdamW needs; embeddings and norms by Adam
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import os
 import shutil
@@ -104,6 +105,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.batch % (2 * self.context) or self.context % self.short:
             refuse("--batch must be a multiple of twice --context, and --context one of --short")
+        if self.held_out < 2:
+            refuse("--held-out must be 2 at least: all but one document of so many are learnt from")
+        if self.steps < 1:
+            refuse(f"--books, --long and --form are less than a --batch of {self.batch:,} tokens")
         if not 259 < self.vocabulary <= 65_536:
             refuse(
                 f"--vocabulary {self.vocabulary}: it must be more than 259 (bytes and special tokens), at most 65,536"
@@ -111,6 +116,11 @@ class Settings:
         for path in (*self.text, *([self.sources] if self.sources else [])):
             if not path.is_file():
                 refuse(f"no such file: {path}")
+
+    @property
+    def first_of_form(self) -> int:
+        """The first step of the second stage."""
+        return math.ceil((self.books + self.long) / self.batch)
 
     @property
     def steps(self) -> int:
@@ -156,7 +166,7 @@ def order(seed: int, epoch: int, blocks: int) -> np.ndarray:
 def batches(settings: Settings, text: pretrain_text.Text, step: int) -> list[tuple[Tensor, Tensor]]:
     """The two halves of a step: (ids, labels), each of B rows of T tokens. Books are read in blocks of the context's
     length, in an order of their own; a short row is a part of a block. In the second stage one half is books still."""
-    half, start, alone = settings.batch // 2, step * settings.batch, settings.books + settings.long
+    half, start, alone = settings.batch // 2, step * settings.batch, settings.first_of_form * settings.batch
     reads = [start, start + half] if start < alone else [alone + (start - alone) // 2]
     length = settings.short if start < settings.books else settings.context
     blocks = len(text.seen) // settings.context
@@ -169,7 +179,7 @@ def batches(settings: Settings, text: pretrain_text.Text, step: int) -> list[tup
         ids = torch.from_numpy(np.stack(picked).astype(np.int64)).view(-1, length)
         parts.append((ids, ids))
     if start >= alone:
-        parts.append(pretrain_form.batch(text.tokenizer, text.seen, settings.seed, step, half, UNSEEN))
+        parts.append(pretrain_form.batch(text, settings.seed, step, half, settings.context, UNSEEN))
     return parts
 
 
@@ -232,13 +242,11 @@ class Training:
 
     def train_step(self) -> float:
         """One step; returns the loss in nats a token, the mean over both halves."""
-        second = self.step * self.settings.batch >= self.settings.books + self.settings.long
-        summed = self.summed if second else self.compiled  # rows of the second stage have too many lengths
         parts = batches(self.settings, self.text, self.step)
         total = 0.0
         for ids, labels in parts:
             count = int((labels[:, 1:] != UNSEEN).sum())
-            loss = summed(ids.to(self.settings.device), labels.to(self.settings.device)) / count / len(parts)
+            loss = self.compiled(ids.to(self.settings.device), labels.to(self.settings.device)) / count / len(parts)
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -351,13 +359,16 @@ def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     kept = settings.out / "settings.json"
     counted = {name: value for name, value in asdict(settings).items() if name not in BESIDE}
-    noted = json.dumps(counted, default=str, indent=2)
-    if kept.exists() and kept.read_text(encoding="utf-8") != noted:
+    counted["bytes"] = [path.stat().st_size for path in settings.text]
+    noted = json.loads(json.dumps(counted, default=str))
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != noted:
         refuse(f"{settings.out} holds a training with other settings ({kept}); give another --out")
-    settings.out.mkdir(parents=True, exist_ok=True)
-    kept.write_text(noted, encoding="utf-8")
     torch.set_flush_denormal(True)
-    training = Training(settings)
+    try:
+        training = Training(settings)
+    except (lzma.LZMAError, EOFError, ValueError) as wrong:
+        refuse(f"{wrong} (text: {', '.join(map(str, settings.text))})")
+    kept.write_text(json.dumps(noted, indent=2), encoding="utf-8")
     training.restore()
     try:
         training.run()

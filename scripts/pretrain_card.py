@@ -21,7 +21,7 @@ def command(settings: Settings) -> str:
     words = ["python", "scripts/pretrain.py", "--text", *map(str, settings.text), "--out", str(settings.out)]
     defaults = {field.name: field.default for field in fields(settings)}
     for name, value in asdict(settings).items():
-        if name in ("text", "out", "stop_at") or value == defaults[name]:
+        if name in ("text", "out", "stop_at") or (value == defaults[name] and name != "device"):
             continue
         flag = name.replace("_", "-")
         words += (
@@ -49,7 +49,7 @@ def write(settings: Settings, text: Text, weights: int) -> str:
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     last = lines[-1]
     bits = last["held_out"] / math.log(2) / text.bytes_per_token
-    read = settings.books + settings.long + settings.form // 2
+    read = min(settings.books + settings.long + settings.form // 2, len(text.seen))
     data = "\n".join(f"* `{path.name}`" for path in settings.text)
     listed = " They are listed in `SOURCES.txt`." if settings.sources else ""
     about = {
@@ -89,9 +89,9 @@ Made for rl4nlu, so that prompting, SFT and PPO can be tried without a download.
 
 {data}
 
-No row of GLUE, SuperGLUE or the bundled tasks was read. The second stage (`scripts/pretrain_form.py`) teaches the form
-of the job, not its answers: half of its tokens are that text still; the other half are prompts in the program's two
-templates, filled with sentences of these texts. Of those six of ten are of the program's own tasks, with an
+The second stage (`scripts/pretrain_form.py`) teaches the form of the job, not its answers, and reads no row of GLUE,
+SuperGLUE or the bundled tasks: half of its tokens are that text still; the other half are prompts (and padding) in the
+program's two templates, filled with sentences of these texts. About six of ten are of the program's own tasks, with an
 answer drawn by lot; the others are questions made by rule, whose answer stands in the text (does a word occur, which
 comes first, how many commas).
 
@@ -104,7 +104,7 @@ comes first, how many commas).
 Optimizer: Muon ({settings.muon_rate:g}, weight decay {settings.weight_decay:g}) for the layers' matrices, AdamW
 ({settings.adamw_rate:g}) for embeddings and norms; warm-up over {settings.warmup:.0%} of {settings.steps:,} steps of
 {settings.batch:,} tokens, then {settings.schedule} to zero; gradients clipped at 1; seed {settings.seed}. The same
-settings on the same machine give the same model; another number of threads rounds otherwise.
+settings give the same model on a CPU with the same number of threads; elsewhere sums are rounded otherwise.
 
 ## Loss
 

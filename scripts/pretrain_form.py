@@ -3,11 +3,11 @@ the answers to any evaluated task.
 
     python scripts/pretrain_form.py --tokens build/mini/tokens [--rows 5]      # prints some
 
-Six rows of ten are of the program's own tasks: their templates, filled with sentences of the books, and an answer
+About six rows of ten are of the program's own tasks: their templates, filled with sentences of the books, and an answer
 drawn by lot, so that nothing can be learnt but the form, and that every label is possible. The others are of the tasks
 below, made by rule from the same sentences; their answers stand in the text, so that looking there pays. No row
-of GLUE, SuperGLUE or the bundled suite is read. A row holds as many examples of its task as fit, like a few-shot
-prompt; a loss is asked for the answers alone.
+of GLUE, SuperGLUE or the bundled suite is read. Half of the rows hold one example, the others as many as fit, like a
+few-shot prompt; a loss is asked for the answers alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from pretrain_rules import RULES, Pen
+from pretrain_text import Text, read
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -26,8 +26,11 @@ from rl4nlu.prompts import Prompter, TemplateName
 from rl4nlu.seeding import generator
 from rl4nlu.tasks import Example, Task, find_all
 
-LENGTHS = (128, 256, 512, 1024)
-"""Tokens of a row: one of these a step, in turn."""
+PARTS = (8, 4, 2, 1)
+"""Rows are of one of these parts of the context a step, in turn, but not below SHORTEST."""
+SHORTEST = 128
+ALONE = 0.5
+"""Share of the rows that hold a single example, as a zero-shot prompt does."""
 OWN_SHARE = 0.6
 """Of rows."""
 OWN = tuple(task for suite in ("glue", "superglue", "mini") for task in find_all(suite))
@@ -47,11 +50,16 @@ def fields_of(task: Task, pen: Pen, words: int) -> dict[str, str]:
         elif name == "question" and task.candidates:
             found[name] = pen.one(("cause", "effect"))
         elif name == "question":
-            found[name] = f"{pen.one(ASKING)} {' '.join(pen.sentence().split()[1:9]).rstrip('.!?,;')}"
-            found[name] += "" if task.plain.find("{question}?") >= 0 else "?"
+            question = f"{pen.one(ASKING)} {' '.join(pen.sentence().split()[1:9]).rstrip('.!?,;')}"
+            found[name] = pen.one((question, question.lower())) + ("" if "{question}?" in task.plain else "?")
         elif name == "answer":
             found[name] = " ".join(pen.sentence().split()[: int(pen.rng.integers(1, 9))])
-        elif name in ("passage", "premise", "text"):
+        elif name == "text":  # of WSC, with its two spans between asterisks
+            marked = pen.passage(words).split()
+            for at in pen.rng.choice(len(marked), 2, replace=False).tolist():
+                marked[at] = f"*{marked[at]}*"
+            found[name] = " ".join(marked)
+        elif name in ("passage", "premise"):
             found[name] = pen.rough(pen.passage(words))
         else:
             found[name] = pen.rough(pen.sentence())
@@ -99,7 +107,7 @@ def by_rule(pen: Pen, words: int, template: TemplateName) -> tuple[Task, Draw]:
 
     def draw() -> tuple[dict[str, str], int]:
         label = int(pen.rng.integers(len(words_of)))
-        return rule.make(pen, label, words), label
+        return rule.draw(pen, label, words), label
 
     return task, draw
 
@@ -110,55 +118,58 @@ def by_rule(pen: Pen, words: int, template: TemplateName) -> tuple[Task, Draw]:
 def row(pen: Pen, tokenizer: Tokenizer, length: int) -> tuple[list[int], list[bool]]:
     """Examples of one task behind each other: tokens, and which of them belong to an answer."""
     while True:
-        words = int((length - 100) / 1.6 * pen.rng.uniform(0.1, 1))
         template: TemplateName = "plain" if pen.coin() else "verdict"
-        task, draw = own(pen, max(15, words)) if pen.coin(OWN_SHARE) else by_rule(pen, max(15, words), template)
-        prompter = Prompter(task, template)
+        words = max(15, int((length - 100) / 1.6 * pen.rng.uniform(0.1, 1)))
+        task, draw = own(pen, words) if pen.coin(OWN_SHARE) else by_rule(pen, words, template)
+        prompter, alone = Prompter(task, template), pen.coin(ALONE)
         ids: list[int] = []
         asked: list[bool] = []
-        while True:
+        misses = 0
+        while misses < 8 and not (ids and alone):
             fields, label = draw()
             prompt = prompter.prompt(Example("", fields, None)).text
-            text = (
-                prompt
-                if not ids
-                else ("\n" if prompter.template == "plain" else "\n\n") + prompt[len(prompter.prefix) :]
-            )
+            if ids:
+                prompt = ("\n" if template == "plain" else "\n\n") + prompt[len(prompter.prefix) :]
             question, answer = (
-                tokenizer.encode(t, add_special_tokens=False).ids for t in (text, prompter.answers[label])
+                tokenizer.encode(t, add_special_tokens=False).ids for t in (prompt, prompter.answers[label])
             )
             if len(ids) + len(question) + len(answer) > length:
-                break
+                misses += 8 if ids else 1  # the row is full; a first example that is too long is drawn again
+                continue
             ids += question + answer
             asked += [False] * len(question) + [True] * len(answer)
         if ids:
             return ids, asked
 
 
-def batch(
-    tokenizer: Tokenizer, tokens: np.ndarray, seed: int, step: int, count: int, unseen: int
-) -> tuple[Tensor, Tensor]:
+def lengths_of(context: int) -> tuple[int, ...]:
+    """Of the rows."""
+    return tuple(max(min(SHORTEST, context), context // part) for part in PARTS)
+
+
+def batch(text: Text, seed: int, step: int, count: int, context: int, unseen: int) -> tuple[Tensor, Tensor]:
     """Rows of a step.
 
     Args:
-        tokenizer: turns ids into text and back.
-        tokens: of the books.
+        text: the tokenizer, and the tokens from which sentences are drawn.
         seed: with `step`, what the rows are a function of.
         step: of the training.
         count: tokens, padding included.
+        context: of the model.
         unseen: label of what no loss is asked for.
 
     Returns:
-        ids and labels, both of B rows of T tokens, with B * T = `count` and T one of LENGTHS, in turn.
+        ids and labels, both of B rows of T tokens, with T one of `lengths_of(context)`, in turn, and B * T = `count`.
     """
     rng = generator(seed, "pretrain/form", step)
-    length = min(LENGTHS[step % len(LENGTHS)], count)
-    pages = [tokenizer.decode(tokens[at:][:2000].tolist()) for at in rng.integers(len(tokens) - 2000, size=12)]
-    pen = Pen(pages, rng)
+    length = lengths_of(context)[step % len(PARTS)]
+    size = min(2000, len(text.seen) // 2)
+    at = rng.integers(len(text.seen) - size, size=12).tolist()
+    pen = Pen([text.tokenizer.decode(text.seen[i : i + size].tolist()) for i in at], rng)
     ids = torch.zeros(count // length, length, dtype=torch.long)
     labels = torch.full_like(ids, unseen)
     for i in range(len(ids)):
-        found, asked = row(pen, tokenizer, length)
+        found, asked = row(pen, text.tokenizer, length)
         ids[i, : len(found)] = torch.tensor(found)
         labels[i, : len(found)] = torch.where(torch.tensor(asked), ids[i, : len(found)], unseen)
     return ids, labels
@@ -170,11 +181,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=5)
     flags = parser.parse_args()
-    tokenizer = Tokenizer.from_file(str(flags.tokens / "tokenizer.json"))
-    tokens = np.load(flags.tokens / "seen.npy", mmap_mode="r")
+    text = read(flags.tokens)
     for step in range(flags.rows):
-        ids, labels = batch(tokenizer, tokens, 0, step, 1024, -100)
-        print(tokenizer.decode(ids[0][ids[0] > 0].tolist()))
+        ids, labels = batch(text, 0, step, 1024, 1024, -100)
+        print(text.tokenizer.decode(ids[0][ids[0] > 0].tolist()))
         print(f"-- {len(ids)} rows of {ids.shape[1]}, {int((labels >= 0).sum())} tokens of answers")
 
 

@@ -22,9 +22,16 @@ class Pen:
     def __init__(self, pages: list[str], rng: np.random.Generator) -> None:
         """Args: `pages`: running text, each cut off at both ends."""
         self.rng = rng
-        self.pages = [re.split(r"(?<=[.!?])[\"'”’]?\s+", page)[1:-1] for page in pages]
-        self.pages = [[s for s in page if 3 <= len(s.split()) <= 45] for page in self.pages]
-        self.pages = [page for page in self.pages if len(page) > 3] or [["It was late.", "He went home.", "She slept."]]
+        self.pages: list[list[str]] = []
+        """Sentences that follow each other; where one is too short or too long, another page begins."""
+        for page in pages:
+            self.pages.append([])
+            for sentence in re.split(r"(?<=[.!?])[\"'”’]?\s+", page)[1:-1]:
+                if 3 <= len(sentence.split()) <= 45 and re.search("[A-Za-z]", sentence):
+                    self.pages[-1].append(sentence)
+                else:
+                    self.pages.append([])
+        self.pages = [page for page in self.pages if len(page) > 1] or [["It was late.", "He went home.", "She slept."]]
 
     def coin(self, chance: float = 0.5) -> bool:
         return bool(self.rng.random() < chance)
@@ -95,9 +102,15 @@ class Rule:
     body: str
     cue: str
     """Last line of the plain template."""
-    make: Callable[[Pen, int, int], dict[str, str]]
-    """(pen, label, words that a passage may have) -> fields."""
+    make: Callable[[Pen, int, int], dict[str, str] | None]
+    """(pen, label, words that a passage may have) -> fields, or None where what was drawn cannot have that label."""
     numeric: bool = False
+
+    def draw(self, pen: Pen, label: int, words: int) -> dict[str, str]:
+        """Fields of which the label is right."""
+        while (fields := self.make(pen, label, words)) is None:
+            pass
+        return fields
 
 
 def _changed(pen: Pen, text: str) -> str:
@@ -128,11 +141,16 @@ def _made_of(pen: Pen, label: int, words: int) -> dict[str, str]:
     return {"first": first, "second": _shuffled(pen, other if label else first)}
 
 
-def _first(pen: Pen, label: int, words: int) -> dict[str, str]:
+def _first(pen: Pen, label: int, words: int) -> dict[str, str] | None:
     text = pen.passage(words)
-    found = list(dict.fromkeys(w for w in re.findall(r"[A-Za-z]+", text) if len(w) > 3)) or ["now", "then"]
-    i, j = sorted(pen.rng.choice(len(found), 2, replace=False).tolist()) if len(found) > 1 else (0, 0)
-    pair = (found[i], found[j]) if not label else (found[j], found[i])
+    first: dict[str, str] = {}
+    for word in re.findall(r"[A-Za-z]+", text):
+        first.setdefault(word.lower(), word)
+    found = list(first.values())
+    if len(found) < 2:
+        return None
+    i, j = sorted(pen.rng.choice(len(found), 2, replace=False).tolist())
+    pair = (found[j], found[i]) if label else (found[i], found[j])
     return {"text": text, "one": pair[0], "two": pair[1]}
 
 
@@ -140,7 +158,7 @@ def _gap(pen: Pen, label: int, words: int) -> dict[str, str]:
     text = pen.passage(min(words, 60))
     right, wrong = pen.word(text), pen.foreign(text)
     pair = (wrong, right) if label else (right, wrong)
-    return {"text": text.replace(right, "___", 1), "one": pair[0], "two": pair[1]}
+    return {"text": re.sub(rf"\b{right}\b", "___", text, count=1), "one": pair[0], "two": pair[1]}
 
 
 def _follows(pen: Pen, label: int, words: int) -> dict[str, str]:
@@ -149,8 +167,10 @@ def _follows(pen: Pen, label: int, words: int) -> dict[str, str]:
     return {"first": page[at], "second": pen.other(page[at] + page[at + 1]) if label else page[at + 1]}
 
 
-def _longer(pen: Pen, label: int, words: int) -> dict[str, str]:
+def _longer(pen: Pen, label: int, words: int) -> dict[str, str] | None:
     short, long = sorted((pen.sentence(), pen.sentence()), key=len)
+    if len(short) == len(long):
+        return None
     return {"first": short, "second": long} if label else {"first": long, "second": short}
 
 
@@ -176,10 +196,12 @@ def _holds(pen: Pen, label: int, words: int) -> dict[str, str]:
 
 
 def _alike(pen: Pen, label: int, words: int) -> dict[str, str]:
-    """The label's share (of 25) of the first line's words stand in the second."""
+    """Of the first line's 25 words so many as the label's number stand in the same place of the second."""
     first = pen.sentence().split()
-    kept = round(label / 25 * len(first))
-    at = set(pen.rng.choice(len(first), kept, replace=False).tolist())
+    while len(first) < 25:
+        first += pen.sentence().split()
+    first = first[:25]
+    at = set(pen.rng.choice(25, label, replace=False).tolist())
     second = [word if i in at else pen.foreign(" ".join(first)).lower() for i, word in enumerate(first)]
     return {"first": " ".join(first), "second": " ".join(second)}
 

@@ -49,11 +49,19 @@ def prepare(paths: tuple[Path, ...], vocabulary: int, held_out: int, at: Path) -
         vocabulary: pieces of the tokenizer, which is trained on every fifth line.
         held_out: every how manieth document is held out.
         at: the folder.
+
+    Raises:
+        ValueError: no document would be held out, or a file cannot be read as text.
     """
     if not (at / "done").exists():
-        at.mkdir(parents=True, exist_ok=True)
         texts = [text for text in documents(paths) if text.strip()]
         unseen = texts[held_out // 2 :: held_out]
+        if not unseen:
+            raise ValueError(
+                f"of {len(texts)} documents none is held out; give a smaller --held-out, or mark where documents end "
+                "by form feeds"
+            )
+        at.mkdir(parents=True, exist_ok=True)
         seen = [text for i, text in enumerate(texts) if i % held_out != held_out // 2]
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -76,6 +84,11 @@ def prepare(paths: tuple[Path, ...], vocabulary: int, held_out: int, at: Path) -
             np.save(at / f"{name}.npy", np.concatenate(ids))
         (at / "unseen.txt").write_text("\f".join(unseen), encoding="utf-8")
         (at / "done").touch()
+    return read(at)
+
+
+def read(at: Path) -> Text:
+    """What `prepare` has left in a folder."""
     tokenizer = Tokenizer.from_file(str(at / "tokenizer.json"))
     ids_seen, ids_unseen = (np.load(at / f"{name}.npy", mmap_mode="r") for name in ("seen", "unseen"))
     return Text(tokenizer, ids_seen, ids_unseen, (at / "unseen.txt").stat().st_size / len(ids_unseen))
