@@ -112,6 +112,20 @@ def test_page_and_terminal_say_which_are_real(runs, tmp_path, capsys):
     assert "+30.0" in out
 
 
+def test_a_broken_run_among_others_is_left_out_by_name(tmp_path, capsys):
+    """Found below a folder, it stops nothing; asked for by name, it does."""
+    for name in ("a", "b", "c"):
+        make_run(tmp_path / "runs" / name, "mini/sentiment", name, ["positive"], ["positive"])
+    broken = tmp_path / "runs" / "b" / "results.json"
+    broken.write_text(broken.read_text()[:40])
+    assert [run.path.name for run in collect([tmp_path / "runs"])] == ["a", "c"]
+    said = capsys.readouterr().err
+    assert str(broken.parent) in said
+    assert "the report is without it" in said.replace("\n", " ")
+    with pytest.raises(UserError, match="results.json"):
+        collect([tmp_path / "runs" / "a", broken.parent])
+
+
 def test_runs_of_one_name_and_runs_of_one_score_stay_apart(tmp_path):
     golds = [find("glue/rte").labels[0]] * 10
     other = find("glue/rte").labels[1]

@@ -75,10 +75,10 @@ class Column:
 
 def collect(paths: Sequence[Path]) -> list[RunView]:
     """Read run folders; a folder that holds run folders (a demo's, a suite's) stands for all of them, but for those
-    that only chose a suite's settings.
+    that only chose a suite's settings. Of several that were found so, those that cannot be read are named and left out.
 
     Raises:
-        UserError: a folder holds no results.
+        UserError: a folder holds no results, or what was asked for by its own name cannot be read.
     """
     folders: list[Path] = []
     for path in paths:
@@ -89,7 +89,15 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
         for folder in sorted(one for one in unfinished if TUNING not in one.relative_to(path).parts):
             say.note(f"note: {folder} has no results yet, so the report is without it")
     names = _short_names(folders)
-    runs = _with_states([_view(folder, name) for folder, name in zip(folders, names, strict=True)])
+    runs = []
+    for folder, name in zip(folders, names, strict=True):
+        try:
+            runs.append(_view(folder, name))
+        except UserError as wrong:
+            if folder in paths or len(folders) == 1:
+                raise
+            say.note(f"note: {wrong}; the report is without it")
+    runs = _with_states(runs)
     saved.same_metrics([result for run in runs for result in run.results])
     return runs
 
