@@ -32,7 +32,7 @@ SUITES = "glue,superglue,mini"
 TEMPLATES = ("plain", "verdict")
 LIMIT = 250
 """Rows of a task of which the share of unparsable answers is taken."""
-SFT = {"max_steps": 300, "batch_size": 16, "learning_rate": 2e-3, "select_rows": 0}
+SFT = {"max_steps": 300, "batch_size": 16, "learning_rate": 1e-3, "select_rows": 0}
 TASKS = ("glue/sst2", "glue/cola", "glue/rte", "glue/mrpc", "superglue/wic")
 SEEDS = (0, 1, 2)
 CHUNK, CHUNKS = 600, 400
