@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rl4nlu import data
+from rl4nlu.errors import UserError
 from rl4nlu.tasks import Task, find_all
 
 SPLITS = ("train", "dev", "test")
@@ -58,6 +61,46 @@ def rows_of(task: Task, folder: Path) -> Iterator[tuple[str, ...]]:
                 yield fields
 
 
+@dataclass(frozen=True)
+class Count:
+    """How many rows a task has, how many have a field of enough words, and how many of these are met."""
+
+    rows: int
+    long: int
+    met: int
+
+
+def count(tasks: Iterable[Iterable[tuple[str, ...]]], texts: Iterable[str], words: int) -> list[Count]:
+    """Looks for the rows of each task, given by their fields, in the texts.
+
+    All runs of the rows are held in memory, eight bytes each; the texts are read one by one.
+    """
+    numbers = Numbers(words)
+    rows_of_task: list[list[list[np.ndarray]]] = []
+    for rows in tasks:
+        cache: dict[str, np.ndarray] = {}  # a passage is often the field of many rows
+        found: list[list[np.ndarray]] = []
+        for fields in rows:
+            for field in fields:
+                if field not in cache:
+                    cache[field] = numbers.runs(field)
+            found.append([cache[field] for field in fields if len(cache[field])])
+        rows_of_task.append(found)
+    parts = [runs for rows in rows_of_task for fields in rows for runs in fields]
+    wanted = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)
+    met = np.zeros(len(wanted) + 1, dtype=bool)
+    for text in texts:
+        here = numbers.runs(text)
+        at = np.searchsorted(wanted, here)
+        inside = at < len(wanted)
+        met[at[inside][wanted[at[inside]] == here[inside]]] = True
+
+    def is_met(fields: list[np.ndarray]) -> bool:
+        return any(met[np.searchsorted(wanted, runs)].any() for runs in fields)
+
+    return [Count(len(rows), sum(map(bool, rows)), sum(map(is_met, rows))) for rows in rows_of_task]
+
+
 def main() -> None:
     """Print a table: task, rows, rows that are long enough, rows met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,40 +108,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--words", type=int, default=8)
     given = parser.parse_args()
-    numbers = Numbers(given.words)
-    runs: list[np.ndarray] = []
-    owner: list[int] = []
-    tasks: list[tuple[str, int, int]] = []
-    """Name, rows, first row's number."""
-    count = 0
-    cache: dict[str, np.ndarray] = {}
-    for task in (task for suite in ("glue", "superglue", "mini") for task in find_all(suite)):
-        first = count
-        for fields in rows_of(task, given.data):
-            for field in fields:
-                found = cache.get(field)
-                if found is None:
-                    found = cache[field] = numbers.runs(field)
-                runs.append(found)
-                owner.append(count)
-            count += 1
-        cache.clear()
-        tasks.append((task.name, count - first, first))
-    wanted = np.unique(np.concatenate(runs))
-    met = np.zeros(len(wanted), dtype=bool)
-    for document in documents(tuple(given.text)):
-        here = numbers.runs(document)
-        at = np.searchsorted(wanted, here)
-        at[at == len(wanted)] = 0
-        met[at[wanted[at] == here]] = True
-    hit, long = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-    for row, found in zip(owner, runs, strict=True):
-        long[row] |= len(found) > 0
-        hit[row] |= bool(met[np.searchsorted(wanted, found)].any())
+    if given.words < 1:
+        parser.error(f"--words {given.words}: give at least 1")
+    tasks = [task for suite in ("glue", "superglue", "mini") for task in find_all(suite)]
+    try:
+        counts = count([rows_of(task, given.data) for task in tasks], documents(tuple(given.text)), given.words)
+    except (OSError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     table = Table("task", "rows", f"with {given.words} words", "met")
-    for name, rows, first in tasks:
-        part = slice(first, first + rows)
-        table.add_row(name, f"{rows:,}", f"{long[part].sum():,}", f"{hit[part].sum():,}")
+    for task, found in zip(tasks, counts, strict=True):
+        table.add_row(task.name, *(f"{value:,}" for value in (found.rows, found.long, found.met)))
     Console().print(table)
 
 

@@ -66,6 +66,24 @@ def test_documents_end_at_form_feeds_wherever_they_stand(scripts, tmp_path):
     assert found == ["one\ntwo\n", "three", "three and a half\n", "four é\n", "five"]
 
 
+def test_rows_that_stand_in_the_books_are_counted(scripts):
+    """Eight words in a row, whatever their case and the signs between them; seven are not enough."""
+    from overlap import Count, count
+
+    book = "It was the best of times, it was the worst of times; it was the age of wisdom."
+    rows = [
+        ("a", "He wrote: IT WAS (the) best of times - it was, and so on"),
+        ("It was the best of times; it too was",),
+        ("the age of wisdom it was the worst of times",),
+        ("short",),
+        ("the worst of times it was the age", "no"),
+    ]
+    assert count([rows, [], iter(rows[:1])], [book, "another"], 8) == [Count(5, 4, 2), Count(0, 0, 0), Count(1, 1, 1)]
+    assert count([rows], [book], 7)[0].met == 3
+    assert count([rows], ["x", ""], 8) == [Count(5, 4, 0)]
+    assert count([[("a",)]], [book], 8) == [Count(1, 0, 0)]
+
+
 # -- optimizer and schedule -------------------------------------------------------------------------------------------
 
 
