@@ -28,7 +28,7 @@ fuzz: .venv/installed        ## 10,000 odd files, flags, rows, prompts, answers 
 	RL4NLU_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py --numprocesses auto
 
 pretrain-smoke: .venv/installed  ## a tiny model pre-trained on this repository's pages: it learns, goes on, and loads
-	$(BIN)/python -m pytest tests/test_pretrain.py -m slow
+	$(BIN)/python -m pytest tests/test_pretrain.py -m slow -k tiny
 
 check: .venv/installed       ## format, lint, types, generated docs in step with the code
 	$(BIN)/ruff format --check .

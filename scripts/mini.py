@@ -2,8 +2,8 @@
 
     python scripts/mini.py --models before=DIR now=mini --data DIR --held-out build/mini/tokens/unseen.txt [--write F]
 
-Bits a byte on books that the new model has not read (the old one may have), and on passages of BoolQ's dev split, which
-neither has; the share of zero-shot answers that state no label, greedily decoded, in both templates, for every task of
+Bits a byte on books that the new model has not read (another may have), and on passages of BoolQ's dev split, which
+no book has; the share of zero-shot answers that state no label, greedily decoded, in both templates, for every task of
 which DIR has rows; SFT on five tasks with three seeds. Runs that were stopped go on, finished ones are not run again.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,9 +20,12 @@ from pathlib import Path
 import torch
 import yaml
 from blocks import replace_block
+from outcome import in_one_line
+from pretrain_text import fingerprint
 from torch.nn.functional import cross_entropy
 
-from rl4nlu import data
+from rl4nlu import data, files
+from rl4nlu.errors import Halted, UserError
 from rl4nlu.reports import collect
 from rl4nlu.run import read_results, status_of
 from rl4nlu.sources import MINI, mini_folder
@@ -31,7 +35,7 @@ from rl4nlu.tasks import find, find_all
 SUITES = "glue,superglue,mini"
 TEMPLATES = ("plain", "verdict")
 LIMIT = 250
-"""Rows of a task of which the share of unparsable answers is taken."""
+"""Rows of a task, the first of its file, of which the share of unparsable answers is taken."""
 SFT = {"max_steps": 300, "batch_size": 16, "learning_rate": 1e-3, "select_rows": 0}
 TASKS = ("glue/sst2", "glue/cola", "glue/rte", "glue/mrpc", "superglue/wic")
 SEEDS = (0, 1, 2)
@@ -40,32 +44,54 @@ CHUNK, CHUNKS = 600, 400
 
 
 def chunks(text: str) -> list[str]:
-    """Parts of equal length, spread evenly over the text."""
+    """Parts of equal length, spread evenly over the text; a shorter text is one part."""
     text = text.replace("\f", "\n")
     whole = [text[i : i + CHUNK] for i in range(0, len(text) - CHUNK + 1, CHUNK)]
     count = min(CHUNKS, len(whole))
-    return [whole[i * len(whole) // count] for i in range(count)]
+    return [whole[i * len(whole) // count] for i in range(count)] or [text]
 
 
 @torch.no_grad()
 def bits_per_byte(folder: Path, texts: list[str]) -> float:
     """Bits that a model needs for a byte, each text read alone; the first token, which nothing foretells, and its
-    bytes are not counted."""
+    bytes are not counted.
+
+    Raises:
+        UserError: its tokenizer is not a byte-level BPE, of which the bytes of a token are known.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    known = {"use_safetensors": True, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **known)
     nats, size = 0.0, 0
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         nats += float(cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
         # byte-level BPE writes each byte of a piece as one character
-        size += len(text.encode()) - len(tokenizer.convert_ids_to_tokens(int(ids[0, 0])))
+        pieces = tokenizer.convert_ids_to_tokens(ids[0].tolist())
+        if sum(map(len, pieces)) != len(text.encode()):
+            raise UserError(f"{folder}: its tokenizer is not a byte-level BPE, so its bits a byte are not known")
+        size += len(text.encode()) - len(pieces[0])
     return nats / math.log(2) / size
 
 
 def folder_of(model: str) -> Path:
     return mini_folder() if model == MINI else Path(model)
+
+
+def check_weights(models: Mapping[str, str], out: Path) -> None:
+    """The runs that are there must be of the weights that are there.
+
+    Raises:
+        UserError: they are of others.
+    """
+    noted = {name: fingerprint(folder_of(model) / "model.safetensors") for name, model in models.items()}
+    kept = out / "weights.json"
+    if kept.exists() and files.read_json(kept) != noted:
+        raise UserError(f"the runs in {out} are of other weights ({kept}); give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(kept, noted)
 
 
 def run_all(models: Mapping[str, str], rows: Path, out: Path) -> list[str]:
@@ -84,7 +110,6 @@ def run_all(models: Mapping[str, str], rows: Path, out: Path) -> list[str]:
         "tasks": list(TASKS),
         "methods": {"sft": {"command": "sft"}},
     }
-    out.mkdir(parents=True, exist_ok=True)
     plan.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     commands.append((["suite", str(plan), "--out", str(out / "sft"), "--jobs", "2"], out / "sft"))
     for words, at in commands:
@@ -95,7 +120,9 @@ def run_all(models: Mapping[str, str], rows: Path, out: Path) -> list[str]:
             again = [] if state == "finished" else ["resume", str(at)] if state else words
         if again:
             print("rl4nlu", *again, flush=True)
-            subprocess.run([sys.executable, "-m", "rl4nlu", *again], check=True)  # noqa: S603  # our own words
+            done = subprocess.run([sys.executable, "-m", "rl4nlu", *again], check=False)  # noqa: S603  # our own words
+            if done.returncode:
+                raise Halted(f"`rl4nlu {' '.join(again)}` ended with code {done.returncode}; run this command again")
     return [" ".join(["rl4nlu", *words]) for words, _ in commands]
 
 
@@ -130,6 +157,42 @@ def scores(out: Path) -> list[str]:
     return lines
 
 
+def block(models: Mapping[str, str], rows: Path, held_out: Path, out: Path, commands: list[str]) -> list[str]:
+    """The lines of the page, from the runs in `out`."""
+    passages = sorted({row.fields["passage"] for row in data.load(find("superglue/boolq"), "dev", rows)})
+    texts = {
+        "held-out books": chunks(held_out.read_text(encoding="utf-8")),
+        "BoolQ passages": chunks("\n".join(passages)),
+    }
+    counts = " and ".join(str(len(parts)) for parts in texts.values())
+    bits = [
+        f"| {name} | {' | '.join(f'{bits_per_byte(folder_of(model), parts):.3f}' for model in models.values())} |"
+        for name, parts in texts.items()
+    ]
+    return [
+        f"Bits a byte over {counts} pieces of {CHUNK} characters, each read alone; the held-out books are those of the",
+        "last model: another may have read them.",
+        "",
+        f"| text | {' | '.join(models)} |",
+        "|---|" + "---|" * len(models),
+        *bits,
+        "",
+        f"Zero-shot answers, greedily decoded, that state no label: percent of the first {LIMIT} rows of each task,",
+        "or of all if it has fewer.",
+        "",
+        *unparsable(models, out),
+        "",
+        f"SFT, {SFT['max_steps']} batches of {SFT['batch_size']}, learning rate {SFT['learning_rate']:g}: all dev",
+        "rows, percent, mean and 95 % interval over seeds.",
+        "",
+        *scores(out),
+        "",
+        "```",
+        *commands,
+        "```",
+    ]
+
+
 def main() -> None:
     """Run what is missing, then print the block or write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,39 +202,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/mini"))
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
+    if wrong := [pair for pair in given.models if "=" not in pair]:
+        parser.error(f"--models {wrong[0]}: give NAME=FOLDER")
     models = dict(pair.split("=", 1) for pair in given.models)
-    passages = sorted({row.fields["passage"] for row in data.load(find("superglue/boolq"), "dev", given.data)})
-    texts = {
-        "held-out books": chunks(given.held_out.read_text(encoding="utf-8")),
-        "BoolQ passages": chunks("\n".join(passages)),
-    }
     pairs = " ".join(given.models)
     ours = f"python scripts/mini.py --models {pairs} --data {given.data} --held-out {given.held_out} --out {given.out}"
-    commands = [ours, "", *run_all(models, given.data, given.out)]
-    bits = [
-        f"| {name} | {' | '.join(f'{bits_per_byte(folder_of(model), parts):.3f}' for model in models.values())} |"
-        for name, parts in texts.items()
-    ]
-    lines = [
-        f"Bits a byte over {CHUNKS} pieces of {CHUNK} characters, each read alone.",
-        "",
-        f"| text | {' | '.join(models)} |",
-        "|---|" + "---|" * len(models),
-        *bits,
-        "",
-        f"Zero-shot answers, greedily decoded, that state no label: percent of at most {LIMIT} rows.",
-        "",
-        *unparsable(models, given.out),
-        "",
-        f"SFT, {SFT['max_steps']} batches of {SFT['batch_size']}, learning rate {SFT['learning_rate']:g}: all dev",
-        "rows, percent, mean and 95 % interval over seeds.",
-        "",
-        *scores(given.out),
-        "",
-        "```",
-        *commands,
-        "```",
-    ]
+    with in_one_line("; the same command goes on"):
+        if given.write is not None and not os.access(given.write, os.W_OK):
+            raise UserError(f"--write {given.write} is no file that can be written")
+        if not given.held_out.is_file():
+            raise UserError(f"--held-out {given.held_out} is no file")
+        check_weights(models, given.out)
+        commands = [ours, "", *run_all(models, given.data, given.out)]
+        lines = block(models, given.data, given.held_out, given.out, commands)
     if given.write is None:
         print("\n".join(lines))
     else:

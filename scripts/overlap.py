@@ -9,43 +9,20 @@ the signs between them. Rows whose fields are all shorter are not looked at.
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pretrain_text import documents
+from outcome import in_one_line
+from pretrain_text import Runs, documents, mark_met
 from rich.console import Console
 from rich.table import Table
 
 from rl4nlu import data
-from rl4nlu.errors import UserError
 from rl4nlu.tasks import Task, find_all
 
 SPLITS = ("train", "dev", "test")
-BASE = np.uint64(1_000_003)
-WORD = re.compile(r"[^\W_]+")
-
-
-class Numbers:
-    """Words -> numbers, and runs of words -> one number each."""
-
-    def __init__(self, words: int) -> None:
-        self.words, self.known = words, {}  # type: ignore[var-annotated]
-
-    def runs(self, text: str) -> np.ndarray:
-        """A number for each run of so many words, as many as the text has."""
-        known = self.known
-        ids = [known.setdefault(word, len(known) + 1) for word in WORD.findall(text.lower())]
-        if len(ids) < self.words:
-            return np.zeros(0, dtype=np.uint64)
-        mixed = np.array(ids, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-        windows = np.lib.stride_tricks.sliding_window_view(mixed, self.words)
-        powers = np.array([pow(int(BASE), k, 2**64) for k in range(self.words)], dtype=np.uint64)
-        return (windows * powers).sum(axis=1, dtype=np.uint64)
 
 
 def rows_of(task: Task, folder: Path) -> Iterator[tuple[str, ...]]:
@@ -75,7 +52,7 @@ def count(tasks: Iterable[Iterable[tuple[str, ...]]], texts: Iterable[str], word
 
     All runs of the rows are held in memory, eight bytes each; the texts are read one by one.
     """
-    numbers = Numbers(words)
+    numbers = Runs(words)
     rows_of_task: list[list[list[np.ndarray]]] = []
     for rows in tasks:
         cache: dict[str, np.ndarray] = {}  # a passage is often the field of many rows
@@ -83,17 +60,14 @@ def count(tasks: Iterable[Iterable[tuple[str, ...]]], texts: Iterable[str], word
         for fields in rows:
             for field in fields:
                 if field not in cache:
-                    cache[field] = numbers.runs(field)
+                    cache[field] = numbers.of(field)
             found.append([cache[field] for field in fields if len(cache[field])])
         rows_of_task.append(found)
     parts = [runs for rows in rows_of_task for fields in rows for runs in fields]
     wanted = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)
-    met = np.zeros(len(wanted) + 1, dtype=bool)
+    met = np.zeros(len(wanted), dtype=bool)
     for text in texts:
-        here = numbers.runs(text)
-        at = np.searchsorted(wanted, here)
-        inside = at < len(wanted)
-        met[at[inside][wanted[at[inside]] == here[inside]]] = True
+        mark_met(met, wanted, numbers.of(text))
 
     def is_met(fields: list[np.ndarray]) -> bool:
         return any(met[np.searchsorted(wanted, runs)].any() for runs in fields)
@@ -111,11 +85,8 @@ def main() -> None:
     if given.words < 1:
         parser.error(f"--words {given.words}: give at least 1")
     tasks = [task for suite in ("glue", "superglue", "mini") for task in find_all(suite)]
-    try:
+    with in_one_line():
         counts = count([rows_of(task, given.data) for task in tasks], documents(tuple(given.text)), given.words)
-    except (OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     table = Table("task", "rows", f"with {given.words} words", "met")
     for task, found in zip(tasks, counts, strict=True):
         table.add_row(task.name, *(f"{value:,}" for value in (found.rows, found.long, found.met)))

@@ -9,11 +9,13 @@ import shlex
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
+import tokenizers
 import torch
-from pretrain_text import EOS, SPECIAL, Text
+import transformers
+from pretrain_text import EOS, SPECIAL, Text, fingerprint
 
 if TYPE_CHECKING:
-    from pretrain import Settings
+    from pretrain_settings import Settings
 
 
 def command(settings: Settings) -> str:
@@ -21,7 +23,7 @@ def command(settings: Settings) -> str:
     words = ["python", "scripts/pretrain.py", "--text", *map(str, settings.text), "--out", str(settings.out)]
     defaults = {field.name: field.default for field in fields(settings)}
     for name, value in asdict(settings).items():
-        if name in ("text", "out", "stop_at") or (value == defaults[name] and name != "device"):
+        if name in ("text", "out") or (value == defaults[name] and name != "device"):
             continue
         flag = name.replace("_", "-")
         words += (
@@ -37,7 +39,8 @@ def curve(lines: list[dict], rows: int = 16) -> str:
     for i in at:
         line = lines[i]
         hours = line["seconds"] / 3600
-        cells = [f"{line['step']:,}", f"{line['tokens']:,}", f"{line['loss']:.3f}", f"{line['held_out']:.3f}"]
+        held_out = f"{line['held_out']:.3f}" if "held_out" in line else ""
+        cells = [f"{line['step']:,}", f"{line['tokens']:,}", f"{line['loss']:.3f}", held_out]
         table.append(f"| {' | '.join(cells)} | {hours:.2f} |")
     return "\n".join(table)
 
@@ -50,7 +53,8 @@ def write(settings: Settings, text: Text, weights: int) -> str:
     last = lines[-1]
     bits = last["held_out"] / math.log(2) / text.bytes_per_token
     read = min(settings.books + settings.long + settings.form // 2, len(text.seen))
-    data = "\n".join(f"* `{path.name}`" for path in settings.text)
+    data = "\n".join(f"| `{path.name}` | {path.stat().st_size:,} | `{fingerprint(path)}` |" for path in settings.text)
+    machine = torch.cuda.get_device_name() if settings.device.startswith("cuda") else platform.machine()
     listed = " They are listed in `SOURCES.txt`." if settings.sources else ""
     about = {
         "architecture": f"Llama: {settings.layers} layers of width {settings.width} (MLP {settings.hidden}), "
@@ -61,8 +65,10 @@ def write(settings: Settings, text: Text, weights: int) -> str:
         "training": f"from scratch: {settings.books:,} tokens of text in rows of {settings.short}, "
         f"{settings.long:,} in rows of {settings.context:,}, then {settings.form:,} of the second stage",
         "held-out loss": f"{last['held_out']:.3f} nats a token, {bits:.3f} bits a byte",
-        "hours": f"{last['seconds'] / 3600:.2f} ({platform.machine()}, {torch.get_num_threads()} threads, "
-        f"{settings.device})",
+        "hours": f"{last['seconds'] / 3600:.2f} of training ({machine}, {torch.get_num_threads()} threads); making "
+        "the tokens not counted",
+        "made with": f"torch {torch.__version__}, transformers {transformers.__version__}, tokenizers "
+        f"{tokenizers.__version__}",
         "licence": settings.licence,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in about.items())
@@ -84,9 +90,13 @@ Made for rl4nlu, so that prompting, SFT and PPO can be tried without a download.
 
 ## Data
 
-{seen:,} {settings.about} of {len(text.seen):,} tokens, of which {read:,} were read in an order drawn by lot;
-{unseen:,} more, every {settings.held_out}th, are held out.{listed}
+{settings.about[:1].upper()}{settings.about[1:]}: {seen:,} documents of {len(text.seen):,} tokens, of which {read:,}
+were read, in an order drawn by lot. Every {settings.held_out}th document was kept apart. The held-out loss is taken on
+{unseen:,} of these, without those that stand among the others too (another edition, a part of the same book): 128 rows
+of {settings.short} tokens, spread evenly over them. Rows go on from one document into the next.{listed}
 
+| file | bytes | SHA-256 |
+|---|---|---|
 {data}
 
 The second stage (`scripts/pretrain_form.py`) teaches the form of the job, not its answers, and reads no row of GLUE,
@@ -104,12 +114,12 @@ comes first, how many commas).
 Optimizer: Muon ({settings.muon_rate:g}, weight decay {settings.weight_decay:g}) for the layers' matrices, AdamW
 ({settings.adamw_rate:g}) for embeddings and norms; warm-up over {settings.warmup:.0%} of {settings.steps:,} steps of
 {settings.batch:,} tokens, then {settings.schedule} to zero; gradients clipped at 1; seed {settings.seed}. The same
-settings give the same model on a CPU with the same number of threads; elsewhere sums are rounded otherwise.
+settings and versions give the same model on a CPU of the same kind with the same number of threads; elsewhere sums are
+rounded otherwise.
 
 ## Loss
 
-Nats a token; the held-out loss is of rows of {settings.short} tokens. In the second stage the loss of the steps is the
-mean of that of the text and that of answers.
+Nats a token. In the second stage the loss of the steps is the mean of that of the text and that of answers.
 
 {curve(lines)}
 

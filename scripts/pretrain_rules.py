@@ -158,7 +158,7 @@ def _gap(pen: Pen, label: int, words: int) -> dict[str, str]:
     text = pen.passage(min(words, 60))
     right, wrong = pen.word(text), pen.foreign(text)
     pair = (wrong, right) if label else (right, wrong)
-    return {"text": re.sub(rf"\b{right}\b", "___", text, count=1), "one": pair[0], "two": pair[1]}
+    return {"text": re.sub(rf"(?<![A-Za-z]){right}(?![A-Za-z])", "___", text, count=1), "one": pair[0], "two": pair[1]}
 
 
 def _follows(pen: Pen, label: int, words: int) -> dict[str, str]:

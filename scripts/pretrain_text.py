@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from rl4nlu import files
+from rl4nlu.errors import UserError
+
 PAD, BOS, EOS = SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>")
 """Tokens 0, 1, 2."""
+TWIN_WORDS, TWIN_SHARE = 20, 0.01
+"""A document is another's twin (a second edition, a part of the same book) if more than this share of its runs of so
+many words stand in the other too. What authors quote stays far below."""
+BASE = 1_000_003
+WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -22,23 +32,81 @@ class Text:
     seen: np.ndarray
     """Tokens of all documents but the held-out ones, one after the other, each with EOS at its end."""
     unseen: np.ndarray
-    """Of the held-out ones."""
+    """Of the held-out ones, without those that have a twin among the others."""
     bytes_per_token: float
     """Of the held-out ones."""
 
 
+class Runs:
+    """Runs of words -> one number each, whatever the words' case and the signs between them.
+
+    Args:
+        words: of a run.
+    """
+
+    def __init__(self, words: int) -> None:
+        self.words = words
+        self.known: dict[str, int] = {}
+
+    def of(self, text: str) -> np.ndarray:
+        """64-bit numbers, one for each place where a run begins; none of a text of fewer words."""
+        known = self.known
+        ids = [known.setdefault(word, len(known) + 1) for word in WORD.findall(text.lower())]
+        if len(ids) < self.words:
+            return np.zeros(0, dtype=np.uint64)
+        mixed = np.array(ids, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+        windows = np.lib.stride_tricks.sliding_window_view(mixed, self.words)
+        powers = np.array([pow(BASE, k, 2**64) for k in range(self.words)], dtype=np.uint64)
+        return (windows * powers).sum(axis=1, dtype=np.uint64)
+
+
+def mark_met(met: np.ndarray, wanted: np.ndarray, here: np.ndarray) -> None:
+    """Set `met` where a number of `wanted`, which rises, is one of `here`."""
+    at = np.searchsorted(wanted, here)
+    inside = at < len(wanted)
+    met[at[inside][wanted[at[inside]] == here[inside]]] = True
+
+
 def documents(paths: tuple[Path, ...]) -> Iterator[str]:
-    """The documents of all files, in order."""
+    """The documents of all files, in order.
+
+    Raises:
+        UserError: a file is not text in UTF-8, or its .xz is torn.
+    """
     for path in paths:
-        with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
-            rest = ""
-            for line in file:
-                *ended, line = line.split("\f")
-                for end in ended:
-                    yield rest + end
-                    rest = ""
-                rest += line
-            yield rest
+        try:
+            with (
+                lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file
+            ):
+                rest = ""
+                for line in file:
+                    *ended, line = line.split("\f")
+                    for end in ended:
+                        yield rest + end
+                        rest = ""
+                    rest += line
+                yield rest
+        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as wrong:
+            raise UserError(f"{path} cannot be read as text: {wrong}; copy it again") from None
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def without_twins(held_out: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The held-out documents that have no twin among the others (see TWIN_SHARE)."""
+    runs = Runs(TWIN_WORDS)
+    found = [runs.of(text) for text in held_out]
+    wanted = np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint64)
+    met = np.zeros(len(wanted), dtype=bool)
+    for text in others:
+        mark_met(met, wanted, runs.of(text))
+    shares = [float(met[np.searchsorted(wanted, numbers)].mean()) if len(numbers) else 0.0 for numbers in found]
+    return [text for text, share in zip(held_out, shares, strict=True) if share <= TWIN_SHARE]
 
 
 def prepare(paths: tuple[Path, ...], vocabulary: int, held_out: int, at: Path) -> Text:
@@ -47,22 +115,26 @@ def prepare(paths: tuple[Path, ...], vocabulary: int, held_out: int, at: Path) -
     Args:
         paths: see `documents`.
         vocabulary: pieces of the tokenizer, which is trained on every fifth line.
-        held_out: every how manieth document is held out.
+        held_out: every how manieth document is held out; the loss is looked at on those that have no twin.
         at: the folder.
 
     Raises:
-        ValueError: no document would be held out, or a file cannot be read as text.
+        UserError: no document would be held out, or a file cannot be read as text.
     """
-    if not (at / "done").exists():
+    made_of = {"sha256": [fingerprint(path) for path in paths], "vocabulary": vocabulary, "held_out": held_out}
+    if files.read_json(at / "done.json") != made_of:
         texts = [text for text in documents(paths) if text.strip()]
-        unseen = texts[held_out // 2 :: held_out]
+        apart = texts[held_out // 2 :: held_out]
+        seen = [text for i, text in enumerate(texts) if i % held_out != held_out // 2]
+        unseen = without_twins(apart, seen)
         if not unseen:
-            raise ValueError(
-                f"of {len(texts)} documents none is held out; give a smaller --held-out, or mark where documents end "
-                "by form feeds"
+            twins = f" ({len(apart)} of them stand in others too)" if apart else ""
+            raise UserError(
+                f"of {len(texts)} documents none is held out{twins}; give a smaller --held-out, or mark "
+                "by form feeds where documents end"
             )
         at.mkdir(parents=True, exist_ok=True)
-        seen = [text for i, text in enumerate(texts) if i % held_out != held_out // 2]
+        (at / "done.json").unlink(missing_ok=True)
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -82,8 +154,8 @@ def prepare(paths: tuple[Path, ...], vocabulary: int, held_out: int, at: Path) -
                 ids += [np.array(line.ids, dtype=np.uint16) for line in lines]
                 ids.append(np.array([SPECIAL.index(EOS)], dtype=np.uint16))
             np.save(at / f"{name}.npy", np.concatenate(ids))
-        (at / "unseen.txt").write_text("\f".join(unseen), encoding="utf-8")
-        (at / "done").touch()
+        files.write_text(at / "unseen.txt", "\f".join(unseen))
+        files.write_json(at / "done.json", made_of)
     return read(at)
 
 

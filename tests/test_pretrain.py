@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
+import os
 import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -15,9 +20,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rl4nlu import stop
 from rl4nlu.cli import main
+from rl4nlu.errors import Diverged, UserError
 from rl4nlu.prompts import Prompter
 from rl4nlu.seeding import generator
 from rl4nlu.sources import mini_folder
@@ -62,8 +69,60 @@ def test_documents_end_at_form_feeds_wherever_they_stand(scripts, tmp_path):
     plain, packed = tmp_path / "a.txt", tmp_path / "b.txt.xz"
     plain.write_text("one\ntwo\n\fthree\fthree and a half\n", encoding="utf-8")
     packed.write_bytes(lzma.compress("four é\n\ffive".encode()))
-    found = list(scripts[0].pretrain_text.documents((plain, packed)))
-    assert found == ["one\ntwo\n", "three", "three and a half\n", "four é\n", "five"]
+    documents = scripts[0].pretrain_text.documents
+    assert list(documents((plain, packed))) == ["one\ntwo\n", "three", "three and a half\n", "four é\n", "five"]
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"b\.txt\.xz cannot be read as text"):
+        list(documents((packed,)))
+    plain.write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"a\.txt cannot be read as text"):
+        list(documents((plain,)))
+
+
+def made_up(pages: int, words: int = 60) -> list[str]:
+    """Pages that have nothing in common."""
+    rng = np.random.default_rng(7)
+    return [
+        "\n".join(" ".join("".join(rng.choice(list("abcdefgh"), 5)) for _ in range(10)) for _ in range(words // 10))
+        for _ in range(pages)
+    ]
+
+
+def test_what_stands_in_another_document_is_not_held_out(scripts):
+    """A second edition and a page of a book that is learnt from do not measure what was learnt; a quotation does not
+    spoil a document."""
+    whole, other, *rest = made_up(6, words=3000)
+    edition = re.sub(r"(\w+ \w+ \w+) (\w+)", lambda found: f"{found[1].title()}, {found[2]}", whole)
+    page = " ".join(other.split()[900:1300])
+    quoting = rest[0] + "\n" + " ".join(whole.split()[100:125])
+    without_twins = scripts[0].pretrain_text.without_twins
+    assert without_twins([edition, page, quoting, rest[1], "short"], [whole, other, rest[2]]) == [
+        quoting,
+        rest[1],
+        "short",
+    ]
+    assert without_twins([], [whole]) == []
+
+
+def test_tokens_are_made_anew_for_another_text(scripts, tmp_path):
+    """A first call that was refused leaves nothing behind that a second one would take for its own."""
+    prepare = scripts[0].pretrain_text.prepare
+    text, at = tmp_path / "text.txt", tmp_path / "tokens"
+    pages = made_up(7)
+    text.write_text("\f".join(pages[:3]), encoding="utf-8")
+    first = prepare((text,), 300, 2, at)
+    assert first.tokenizer.decode(first.unseen.tolist()) == pages[1]
+    assert first.seen.tolist().count(2) == 2
+    kept = (at / "tokenizer.json").stat().st_mtime_ns
+    prepare((text,), 300, 2, at)
+    assert (at / "tokenizer.json").stat().st_mtime_ns == kept
+    text.write_text("\f".join(pages), encoding="utf-8")
+    second = prepare((text,), 300, 2, at)
+    assert second.seen.tolist().count(2) == 4
+    assert prepare((text,), 280, 2, at).tokenizer.get_vocab_size() == 280
+    text.write_text("\f".join([pages[0]] * 4), encoding="utf-8")
+    with pytest.raises(UserError, match=r"none is held out \(2 of them stand in others too\)"):
+        prepare((text,), 300, 2, at)
 
 
 def test_rows_that_stand_in_the_books_are_counted(scripts):
@@ -93,8 +152,8 @@ def test_muon_against_singular_values_in_float64(scripts, shape):
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=shape), rng.normal(size=(3, *shape))
     weights = [torch.nn.Parameter(torch.tensor(start, dtype=torch.float32)) for _ in range(2)]
-    muon = scripts[0].Muon(weights)
-    muon.param_groups[0] |= {"lr": 0.1, "weight_decay": 0.5}
+    muon = scripts[0].Muon(weights, weight_decay=0.5)
+    muon.param_groups[0]["lr"] = 0.1
     mean, expected = np.zeros(shape), start.copy()
     for gradient in gradients:
         mean = 0.95 * mean + 0.05 * gradient
@@ -126,17 +185,38 @@ def test_the_rate_rises_and_falls_to_nothing(scripts, tmp_path):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"batch": 3000}, "error: --batch must be a multiple of twice --context"),
-        ({"vocabulary": 70_000}, "error: --vocabulary 70000: it must be more than 259"),
-        ({"text": (Path("nowhere.txt"),)}, "error: no such file: nowhere.txt"),
-        ({"sources": Path("list.txt")}, "error: no such file: list.txt"),
+        ({"batch": 3000}, "--batch must be a multiple of twice --context"),
+        ({"batch": 0}, "--batch 0: give at least 1"),
+        ({"look_every": 0}, "--look-every 0: give at least 1"),
+        ({"heads": 3}, "--width 256 must be a multiple of twice --heads 3"),
+        ({"held_out": 1}, "--held-out must be 2 at least"),
+        ({"books": 0, "long": 0, "form": 0}, "--books, --long and --form are less than a --batch of 8,192 tokens"),
+        ({"context": 32, "short": 32}, "--context 32: the second stage needs rows of 64 tokens"),
+        ({"vocabulary": 70_000}, "--vocabulary 70000: it must be more than 259"),
+        ({"text": (Path("nowhere.txt"),)}, "no such file: nowhere.txt"),
+        ({"sources": Path("list.txt")}, "no such file: list.txt"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(scripts, tmp_path, capsys, values, says):
-    with pytest.raises(SystemExit) as ended:
+def test_what_cannot_be_is_told_in_a_line(scripts, tmp_path, values, says):
+    with pytest.raises(UserError, match=re.escape(says)):
         scripts[0].Settings(**{"text": (), "out": tmp_path, **values})
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "says"),
+    [
+        (UserError("no such thing"), 2, "error: no such thing\n"),
+        (Diverged("not a number"), 3, "error: not a number\n"),
+        (FileNotFoundError(2, "No such file or directory", "x.txt"), 2, "error: x.txt: No such file or directory\n"),
+    ],
+)
+def test_a_script_ends_in_one_line(scripts, capsys, wrong, code, says):
+    from outcome import in_one_line
+
+    with pytest.raises(SystemExit) as ended, in_one_line():
+        raise wrong
+    assert ended.value.code == code
+    assert capsys.readouterr().err == says
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
@@ -153,6 +233,22 @@ def test_every_block_is_read_once_before_any_is_read_again(scripts, tmp_path):
     assert not torch.equal(torch.cat(rows[:10]).flatten(), torch.cat(rows[10:]).flatten())  # in another order
     again, _ = pretrain.batches(settings, text, 7)[1]
     assert torch.equal(again, rows[15])
+
+
+def test_half_of_the_second_stage_goes_on_in_the_books(scripts, tmp_path, monkeypatch):
+    """Where the first stage has left off, block by block."""
+    pretrain = scripts[0]
+    made = []
+    monkeypatch.setattr(pretrain.pretrain_form, "batch", lambda *given: made.append(given[2:5]) or "rows")
+    settings = pretrain.Settings((), tmp_path, context=64, short=32, batch=256, books=256 * 3, long=256, form=256 * 4)
+    text = pretrain.pretrain_text.Text(None, np.arange(64 * 25, dtype=np.uint16), np.zeros(8), 4.0)
+    assert (settings.first_of_form, settings.steps) == (4, 8)
+    halves = [pretrain.batches(settings, text, step) for step in range(8)]
+    assert [second for _, second in halves[4:]] == ["rows"] * 4
+    assert made == [(step, 128, 64) for step in (4, 5, 6, 7)]
+    read = torch.cat([ids.flatten() for step in halves[:4] for ids, _ in step])
+    read = torch.cat([read, *(first[0].flatten() for first, _ in halves[4:])])
+    assert len(read) == 64 * 24 == len(read.unique())  # no block is left out, or read twice
 
 
 def _true(name: str, fields: dict[str, str]) -> int:
@@ -283,10 +379,116 @@ def test_the_programs_own_tasks_get_every_label_whatever_their_text(scripts, pen
 # -- all of it --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def small(scripts, tmp_path):
+    """(name of the folder, other settings) -> settings of a training of eight steps."""
+    text = tmp_path / "text.txt"
+    text.write_text("\f".join(made_up(12, words=200)), encoding="utf-8")
+    values = {"vocabulary": 300, "layers": 1, "width": 16, "hidden": 16, "heads": 2, "context": 128, "short": 32}
+    values |= {"batch": 512, "books": 512 * 4, "long": 512 * 2, "form": 512 * 2, "held_out": 3, "look_every": 3}
+    values |= {"device": "cpu", "compile": False}
+    return lambda name, **more: scripts[0].Settings((text,), tmp_path / name, **{**values, **more})
+
+
+def log_of(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """To the bit, and in all that is told of it."""
+    assert log_of(one) == log_of(other)
+    first, second = (load_file(folder / "checkpoint.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_signal_at_any_step_changes_nothing(scripts, small, monkeypatch):
+    """Neither does a log that is ahead of its checkpoint, as after a power cut between the two."""
+    pretrain = scripts[0]
+    step = pretrain.Training.train_step
+    pretrain.train(small("whole"))
+    whole = small("whole").out
+    assert [line["step"] for line in log_of(whole)] == [3, 6, 8]
+
+    def signalled(training) -> float:
+        loss = step(training)
+        if training.step in at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(pretrain.Training, "train_step", signalled)
+    for number, at in enumerate(({1, 5, 7}, {3, 4})):
+        parts = small(f"parts-{number}")
+        for _ in at:
+            with pytest.raises(stop.Interrupted), stop.heeded():
+                pretrain.train(parts)
+            with (parts.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": 99, "tokens": 0, "loss": 0.0, "held_out": 0.0}) + "\n")
+        pretrain.train(parts)
+        assert_same_training(whole, parts.out)
+
+
+def test_what_is_not_finite_is_not_kept(scripts, small):
+    pretrain = scripts[0]
+    settings = small("broken", look_every=1)
+    with pytest.raises(Diverged, match="step 0: the loss is nan"):
+        training = pretrain.Training(settings)
+        with torch.no_grad():
+            training.model.model.norm.weight[0] = float("nan")
+        before = {name: value.clone() for name, value in training.state().items()}
+        training.run()
+    assert all(torch.equal(value, before[name]) for name, value in training.state().items() if name != nan(before))
+    assert not (settings.out / "checkpoint.safetensors").exists()
+
+
+def nan(values: dict[str, torch.Tensor]) -> str:
+    """The one that holds a NaN, which equals nothing."""
+    (name,) = (name for name, value in values.items() if value.isnan().any())
+    return name
+
+
+def test_one_training_in_a_folder_at_a_time(scripts, small):
+    pretrain = scripts[0]
+    settings = small("one")
+    settings.out.mkdir()
+    held = pretrain.lock(settings.out)
+    with pytest.raises(UserError, match="is in use by another process"):
+        pretrain.train(settings)
+    os.close(held)
+    pretrain.train(settings)
+    with pytest.raises(UserError, match="holds a training with other settings"):
+        pretrain.train(small("one", seed=1))
+    path = small("file").out
+    path.touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        pretrain.train(small("file"))
+
+
+def test_the_folder_and_its_card(scripts, small):
+    """The card's command is the one that makes the model; transformers loads the folder; anybody may read it."""
+    pretrain = scripts[0]
+    settings = small("made", about="made-up words, 12 pages", seed=3, warmup=0.25, compile=False)
+    folder = pretrain.train(settings)
+    card = (folder / "README.md").read_text()
+    command = shlex.split(re.search(r"```\n(python .*)\n```", card)[1])
+    assert command[:2] == ["python", "scripts/pretrain.py"]
+    assert pretrain.tyro.cli(pretrain.Settings, args=command[2:]) == settings
+    assert hashlib.sha256(settings.text[0].read_bytes()).hexdigest() in card
+    assert "Made-up words, 12 pages: 8 documents of" in card
+    assert f"{log_of(settings.out)[-1]['held_out']:.3f} nats a token" in card
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.dtype == torch.bfloat16
+    assert "PreTrainedTokenizerFast" in (folder / "tokenizer_config.json").read_text()
+    assert tokenizer("bad head", add_special_tokens=True).input_ids == tokenizer.encode("bad head")
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+
+
 @pytest.mark.slow
 def test_a_tiny_model_learns_and_goes_on_to_the_bit(tmp_path):
-    """On this repository's own pages: the loss falls, a run that was stopped ends in the same weights, and the
-    folder loads and answers. `make pretrain-smoke`."""
+    """On this repository's own pages: the loss falls, a run that was stopped, and one that was killed, ends in the same
+    weights, and the folder loads and answers. `make pretrain-smoke`."""
     text = tmp_path / "text.txt"
     pages = sorted((ROOT / "docs").rglob("*.md")) + [
         ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LICENSE")
@@ -296,33 +498,46 @@ def test_a_tiny_model_learns_and_goes_on_to_the_bit(tmp_path):
     tiny += " --batch 1024"
     tiny += " --books 61440 --long 10240 --form 10240 --held-out 10 --look-every 20 --device cpu --no-compile"
 
-    def train(name: str, *more: str, code: int = 0) -> str:
+    def train(name: str, *more: str, until: str = "", how: int = 0, code: int = 0) -> str:
+        """Everything it said; a signal is sent as soon as it has said `until`."""
         command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), "--text", str(text), "--out"]
-        done = subprocess.run([*command, str(tmp_path / name), *tiny.split(), *more], capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
+        command += [str(tmp_path / name), *tiny.split(), *more]
+        said = ""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            for line in process.stdout:
+                said += line
+                if until and until in line:
+                    process.send_signal(how)
+        assert process.returncode == code, said
+        return said
 
     train("whole")
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    lines = log_of(tmp_path / "whole")
     assert [line["step"] for line in lines] == [20, 40, 60, 80]
     assert lines[2]["held_out"] < lines[0]["held_out"] - 0.3
     assert lines[2]["loss"] < lines[0]["loss"] - 0.5
-    train("parts", "--stop-at", "45")
+    told = train("parts", until="step 30", how=signal.SIGTERM, code=128 + signal.SIGTERM)
+    assert "stopped by SIGTERM; the same command goes on" in told
+    train("parts", until="step 50", how=signal.SIGKILL, code=-signal.SIGKILL)
     train("parts")
-    whole, parts = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert_same_training(tmp_path / "whole", tmp_path / "parts")
     assert "holds a training with other settings" in train("parts", "--seed", "1", code=2)
-
-    model = tmp_path / "whole" / "model"
-    words = f"evaluate --task mini/sentiment --model {model} --limit 8 --out {tmp_path / 'run'}"
+    words = f"evaluate --task mini/sentiment --model {tmp_path / 'whole' / 'model'} --limit 8 --out {tmp_path / 'run'}"
     assert main(words.split()) == 0
-    card = (model / "README.md").read_text()
-    assert "python scripts/pretrain.py --text" in card
-    assert "--vocabulary 1024" in card
-    assert "# A small Llama, pre-trained on pages" in card
-    assert "--device cpu --no-compile" in card
-    lone = tmp_path / "lone.txt"
-    lone.write_text("A single document.\n", encoding="utf-8")
-    text = lone
+    text = tmp_path / "lone.txt"
+    text.write_text("A single document.\n", encoding="utf-8")
     assert "of 1 documents none is held out" in train("lone", code=2)
+
+
+@pytest.mark.slow
+def test_compiled_too_the_same_settings_give_the_same_weights(scripts, small):
+    """On all threads: sums whose order is left to chance would differ in their last bits within a few steps."""
+    pretrain = scripts[0]
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    common = {"compile": True, "books": 8192 * 12, "long": 0, "form": 0, "batch": 8192, "context": 256, "short": 256}
+    common |= {"width": 64, "hidden": 128, "look_every": 12}
+    folders = [small(name, **common) for name in ("one", "two")]
+    for settings in folders:
+        pretrain.train(settings)
+    assert_same_training(*(settings.out for settings in folders))

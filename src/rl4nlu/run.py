@@ -57,7 +57,7 @@ class Run:
         self.identity: Mapping[str, Any] = {}
         if not writes:
             return
-        self._lock = _lock(path)
+        self._lock = lock(path)
         status = files.read_json(path / STATUS)
         self._before = str(status.get("state", "stopped")), str(status.get("why", ""))
 
@@ -234,7 +234,7 @@ class Run:
             error.run = self.path
 
 
-def _lock(path: Path) -> int | None:
+def lock(path: Path) -> int | None:
     """Nobody else may work in this folder as long as this file descriptor is open.
 
     Raises:
@@ -245,19 +245,19 @@ def _lock(path: Path) -> int | None:
     except ImportError:  # no such locks on Windows
         return None
     try:
-        lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        held = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as wrong:
         raise UserError(f"{path} cannot be written to ({wrong.strerror}); name another folder (--out)") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as wrong:
         if wrong.errno not in (errno.EAGAIN, errno.EACCES):
-            return lock  # a file system without locks
-        os.close(lock)
+            return held  # a file system without locks
+        os.close(held)
         status = files.read_json(path / STATUS)
-        who = f"process {status.get('process', '?')} on {status.get('host', '?')}"
+        who = f"process {status['process']} on {status.get('host', '?')}" if "process" in status else "another process"
         raise UserError(f"{path} is in use by {who}: wait for it or stop it, or name another folder (--out)") from None
-    return lock
+    return held
 
 
 def status_of(path: Path) -> str:
@@ -266,11 +266,11 @@ def status_of(path: Path) -> str:
     state = files.read_json(path / STATUS).get("state", "")
     if state == "running":
         try:
-            lock = _lock(path)
+            held = lock(path)
         except UserError:
             return "running"
-        if lock is not None:
-            os.close(lock)
+        if held is not None:
+            os.close(held)
         return "killed"
     return state
 

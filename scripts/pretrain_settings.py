@@ -1,0 +1,100 @@
+"""The settings of scripts/pretrain.py."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from rl4nlu.errors import UserError
+
+BESIDE = ("about", "licence", "sources", "look_every")
+"""Settings that the model does not depend on."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes a model; the same settings give the same model."""
+
+    text: tuple[Path, ...]
+    """Text files, plain or .xz; one paragraph a line, a form feed between documents."""
+    out: Path
+    """Folder of tokens, checkpoints, log and, in `model`, the result."""
+    about: str = "documents"
+    """What the text is, for the card."""
+    licence: str = "apache-2.0"
+    """Of the model."""
+    sources: Path | None = None
+    """A list of the documents, kept beside the card as SOURCES.txt."""
+    vocabulary: int = 8192
+    layers: int = 6
+    width: int = 256
+    hidden: int = 704
+    """Width inside the MLPs."""
+    heads: int = 4
+    context: int = 1024
+    """Tokens of a row of the long stage; what the model may read."""
+    short: int = 256
+    """Tokens of a row before it."""
+    books: int = 18_000_000
+    """Tokens read in short rows."""
+    long: int = 2_500_000
+    """Tokens read in long rows."""
+    form: int = 3_000_000
+    """Tokens of the second stage."""
+    batch: int = 8192
+    """Tokens of a step."""
+    muon_rate: float = 8e-3
+    adamw_rate: float = 4e-3
+    schedule: Literal["linear", "cosine"] = "linear"
+    warmup: float = 0.02
+    """Share of the tokens."""
+    weight_decay: float = 0.05
+    held_out: int = 50
+    """One document of so many is held out."""
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """On a GPU the forward pass computes in bfloat16, on a CPU in float32."""
+    compile: bool = True
+    """Faster; on a CPU it needs a C++ compiler."""
+    look_every: int = 100
+    """Steps between looks at the held-out loss, and between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "hidden", "heads", "context", "short", "batch", "look_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
+        if self.batch % (2 * self.context) or self.context % self.short:
+            raise UserError("--batch must be a multiple of twice --context, and --context one of --short")
+        if self.width % (2 * self.heads):
+            raise UserError(f"--width {self.width} must be a multiple of twice --heads {self.heads}")
+        if self.form and self.context < 64:
+            raise UserError(f"--context {self.context}: the second stage needs rows of 64 tokens (or --form 0)")
+        if self.held_out < 2:
+            raise UserError("--held-out must be 2 at least: all but one document of so many are learnt from")
+        if min(self.books, self.long, self.form) < 0 or self.steps < 1:
+            raise UserError(f"--books, --long and --form are less than a --batch of {self.batch:,} tokens")
+        if not 259 < self.vocabulary <= 65_536:
+            raise UserError(
+                f"--vocabulary {self.vocabulary}: it must be more than 259 (bytes and special tokens), at most 65,536"
+            )
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"--device {self.device}: torch sees no GPU here")
+        if self.compile and self.device == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+            raise UserError("no C++ compiler is found: add --no-compile, which is slower")
+        for path in (*self.text, *([self.sources] if self.sources else [])):
+            if not path.is_file():
+                raise UserError(f"no such file: {path}")
+
+    @property
+    def first_of_form(self) -> int:
+        """The first step of the second stage."""
+        return math.ceil((self.books + self.long) / self.batch)
+
+    @property
+    def steps(self) -> int:
+        return (self.books + self.long + self.form) // self.batch
