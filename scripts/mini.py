@@ -215,10 +215,10 @@ def main() -> None:
         check_weights(models, given.out)
         commands = [ours, "", *run_all(models, given.data, given.out)]
         lines = block(models, given.data, given.held_out, given.out, commands)
-    if given.write is None:
-        print("\n".join(lines))
-    else:
-        replace_block(given.write, "mini", "python scripts/mini.py", lines)
+        if given.write is None:
+            print("\n".join(lines))
+        else:
+            replace_block(given.write, "mini", "python scripts/mini.py", lines)
 
 
 if __name__ == "__main__":
