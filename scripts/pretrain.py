@@ -278,7 +278,6 @@ class Training:
         weights = sum(weight.numel() for weight in self.model.parameters())
         with files.folder_in_one_step(folder, 2 * weights) as part:
             self.model.to(torch.bfloat16).save_pretrained(part)
-            (part / "model.safetensors").chmod(0o644)  # it is written for its owner's eyes only
             tokenizer.save_pretrained(part)
             named = part / "tokenizer_config.json"  # by the name that transformers 4 knows too
             text = named.read_text(encoding="utf-8")

@@ -6,6 +6,8 @@ import errno
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rl4nlu import files
 from rl4nlu.errors import NoSpace
@@ -87,6 +89,18 @@ def test_a_folder_comes_in_one_step_or_not_at_all(tmp_path):
         (part / "b").write_text("new")
     assert [p.name for p in place.iterdir()] == ["b"]
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_whoever_may_read_the_folder_may_read_its_weights(tmp_path, mask, mode):
+    """safetensors writes for its owner alone: a merged model could not be used by the group it was made for."""
+    before = os.umask(mask)
+    try:
+        with files.folder_in_one_step(tmp_path / "model") as part:
+            save_file({"weight": torch.zeros(2)}, part / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mode & 0o777 == mode
 
 
 def test_other_errors_are_not_called_a_full_disk(tmp_path):

@@ -93,7 +93,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
-    """A folder to fill, which takes its place at the end of the block: it is the old one or the new one.
+    """A folder to fill, which takes its place at the end of the block: it is the old one or the new one. Whoever may read
+    the folder may read its files.
 
     Args:
         path: where the folder shall be; what is there is replaced.
@@ -105,8 +106,10 @@ def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
         with room_for(path, size):
             part.mkdir(parents=True)
             yield part
+            mode = part.stat().st_mode & 0o444  # safetensors writes for its owner's eyes only, whatever the umask
             for file in sorted(part.rglob("*")):
                 if file.is_file():
+                    file.chmod(file.stat().st_mode | mode)
                     sync(file)
             sync_folder(part)
             old = path.with_name(f"{path.name}.old-{os.getpid()}")
