@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from policies import assert_same_gradients
 from rl4nlu import data, optim
@@ -23,10 +26,12 @@ from rl4nlu.mixture import Mixture
 from rl4nlu.models import load_policy
 from rl4nlu.rewards import paper_reward
 from rl4nlu.settings import EvaluateSettings, PpoSettings
+from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import TASKS, find
 from rl4nlu.tokens import micro_batches
 
 TASK = "mini/question"
+LEAN = 1.5
 ESTIMATORS = ["gae", "rloo", "grpo", "reinforce++", "expected"]
 
 
@@ -43,6 +48,18 @@ def start(chosen: PpoSettings, rows: int = 8):
         policy.add_value_head()
     task = find(chosen.task)
     return policy, encode(policy, task, chosen, data.load(task, "train", limit=rows)).rows[:]
+
+
+@pytest.fixture(scope="module")
+def leaning(tmp_path_factory):
+    """The bundled model, made to say one label of the task far more often than the others."""
+    folder = tmp_path_factory.mktemp("leaning") / "model"
+    shutil.copytree(mini_folder(), folder)
+    (token,) = AutoTokenizer.from_pretrained(folder).encode(" person", add_special_tokens=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][token] *= LEAN
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def test_labels_are_drawn_from_the_closed_set_that_is_scored():
@@ -313,15 +330,16 @@ def test_advantages_are_whitened_over_each_task(tmp_path):
     assert torch.allclose(plain[:, 0], scaled.score_N)
 
 
-def test_a_debiased_start_says_every_label_alike_and_is_kept_with_the_run(tmp_path):
-    """The base model says one label far more often than others; without that bias it is the same model elsewhere."""
+def test_a_debiased_start_says_every_label_alike_and_is_kept_with_the_run(tmp_path, leaning):
+    """A base model says one label far more often than others; without that bias it is the same model elsewhere."""
     values = {"estimator": "expected", "debias": True, "max_steps": 1, "eval_limit": 50, "select_rows": 0}
-    run, (result,) = ppo.ppo(settings(**values, learning_rate=1e-9, out=tmp_path / "run"))
+    values |= {"model": str(leaning), "learning_rate": 1e-9, "out": tmp_path / "run"}
+    run, (result,) = ppo.ppo(settings(**values))
     task = find(TASK)
     rows = data.load(task, "train", limit=100)
     means = {}
     for name, adapter in (("base", None), ("debiased", run.path)):
-        policy = load_policy("mini", adapter=adapter)
+        policy = load_policy(str(leaning), adapter=adapter)
         question = encode(policy, task, settings(), rows)
         means[name] = np.exp(label_logp(policy, question.rows[:], 4096)).mean(0)
     assert means["base"].max() > 0.4
@@ -335,10 +353,10 @@ def test_a_debiased_start_says_every_label_alike_and_is_kept_with_the_run(tmp_pa
         settings(debias=True)
 
 
-def test_prompts_of_which_the_policy_is_unsure_are_chosen():
+def test_prompts_of_which_the_policy_is_unsure_are_chosen(leaning):
     """Of four times as many candidates; the same ones whenever the step is run again."""
     chosen = settings(estimator="expected", oversample=4, batch_size=8)
-    policy = load_policy("mini", lora=chosen.lora)
+    policy = load_policy(str(leaning), lora=chosen.lora)
     question = encode(policy, find(TASK), chosen, data.load(find(TASK), "train", limit=64))
     mixture = Mixture([question], chosen, "ppo")
     doubt = {}
@@ -348,7 +366,7 @@ def test_prompts_of_which_the_policy_is_unsure_are_chosen():
         assert len({id(row) for row in rows}) == 16
         gold = np.exp([s[r.gold] for s, r in zip(label_logp(policy, rows, 4096), rows, strict=True)])
         doubt[times] = float((gold * (1 - gold)).mean())
-    assert doubt[4] > 1.1 * doubt[1]  # of four labels the base model is unsure anyway
+    assert doubt[4] > 1.1 * doubt[1]
     first, again = (ppo.prompts_of(policy, mixture, chosen, 1) for _ in range(2))
     assert [row.ids for row in first] == [row.ids for row in again]
 
