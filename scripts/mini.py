@@ -21,7 +21,6 @@ import torch
 import yaml
 from blocks import replace_block
 from outcome import in_one_line
-from pretrain_text import fingerprint
 from torch.nn.functional import cross_entropy
 
 from rl4nlu import data, files
@@ -86,7 +85,7 @@ def check_weights(models: Mapping[str, str], out: Path) -> None:
     Raises:
         UserError: they are of others.
     """
-    noted = {name: fingerprint(folder_of(model) / "model.safetensors") for name, model in models.items()}
+    noted = {name: files.digest(folder_of(model) / "model.safetensors") for name, model in models.items()}
     kept = out / "weights.json"
     if kept.exists() and files.read_json(kept) != noted:
         raise UserError(f"the runs in {out} are of other weights ({kept}); give another --out")

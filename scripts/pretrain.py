@@ -304,7 +304,7 @@ def train(settings: Settings) -> Path:
     held = lock(settings.out)
     try:
         noted = {name: value for name, value in asdict(settings).items() if name not in (*BESIDE, "text", "out")}
-        noted["sha256"] = [pretrain_text.fingerprint(path) for path in settings.text]
+        noted["sha256"] = [files.digest(path) for path in settings.text]
         if kept.exists() and files.read_json(kept) != noted:
             raise UserError(f"{settings.out} holds a training with other settings ({kept}); give another --out")
         training = Training(settings)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import tokenizers
 import torch
 import transformers
-from pretrain_text import EOS, SPECIAL, Text, fingerprint
+from pretrain_text import EOS, SPECIAL, Text
+
+from rl4nlu import files
 
 if TYPE_CHECKING:
     from pretrain_settings import Settings
@@ -53,7 +55,7 @@ def write(settings: Settings, text: Text, weights: int) -> str:
     last = lines[-1]
     bits = last["held_out"] / math.log(2) / text.bytes_per_token
     read = min(settings.books + settings.long + settings.form // 2, len(text.seen))
-    data = "\n".join(f"| `{path.name}` | {path.stat().st_size:,} | `{fingerprint(path)}` |" for path in settings.text)
+    data = "\n".join(f"| `{path.name}` | {path.stat().st_size:,} | `{files.digest(path)}` |" for path in settings.text)
     machine = torch.cuda.get_device_name() if settings.device.startswith("cuda") else platform.machine()
     listed = " They are listed in `SOURCES.txt`." if settings.sources else ""
     about = {

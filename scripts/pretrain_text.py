@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import re
 from collections.abc import Iterator, Sequence
@@ -91,12 +90,6 @@ def documents(paths: tuple[Path, ...]) -> Iterator[str]:
             raise UserError(f"{path} cannot be read as text: {wrong}; copy it again") from None
 
 
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def without_twins(held_out: Sequence[str], others: Sequence[str]) -> list[str]:
     """The held-out documents that have no twin among the others (see TWIN_SHARE)."""
     runs = Runs(TWIN_WORDS)
@@ -121,7 +114,7 @@ def prepare(paths: tuple[Path, ...], vocabulary: int, held_out: int, at: Path) -
     Raises:
         UserError: no document would be held out, or a file cannot be read as text.
     """
-    made_of = {"sha256": [fingerprint(path) for path in paths], "vocabulary": vocabulary, "held_out": held_out}
+    made_of = {"sha256": [files.digest(path) for path in paths], "vocabulary": vocabulary, "held_out": held_out}
     if files.read_json(at / "done.json") != made_of:
         texts = [text for text in documents(paths) if text.strip()]
         apart = texts[held_out // 2 :: held_out]

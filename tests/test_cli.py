@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from rl4nlu import say
 from rl4nlu.cli import COMMANDS, main
+from runs_made import make_run
 
 RTE_HEADER = "index\tsentence1\tsentence2\tlabel\n"
 RTE_ROWS = "0\tA cat sat.\tA cat sat down.\tentailment\n1\tA dog ran.\tA dog slept.\tnot_entailment\n"
@@ -241,3 +243,68 @@ def test_help_and_schemas_are_objects_for_machines(capsys):
     schema, end = map(json.loads, capsys.readouterr().out.splitlines())
     assert "learning_rate" in schema["schema"]["properties"]
     assert end["event"] == "end"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "resume {}",
+        "show {}",
+        "sft --task mini/question --model mini --out {}",
+        "evaluate --task glue/rte --model mini --data {}",
+    ],
+)
+def test_a_place_that_cannot_be_reached_is_one_line(command, tmp_path, capsys, monkeypatch):
+    """A name longer than names may be; and a folder that this user may not look into."""
+    assert main(command.format(tmp_path / ("x" * 300)).split()) == 2
+    said = capsys.readouterr().err
+    assert "xxx: File name too long; name another place" in said
+    assert said.count("\n") == 1
+    real = os.stat
+
+    def closed(path, **more):
+        if str(path).startswith(str(tmp_path / "closed")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **more)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert main(command.format(tmp_path / "closed" / "run").split()) == 2
+    said = capsys.readouterr().err
+    assert "closed/run: Permission denied; name another place, or ask for access" in said
+    assert said.count("\n") == 1
+
+
+def test_signs_that_a_terminal_lacks_do_not_end_a_command(tmp_path):
+    """Plus-minus, bars of curves: a question mark stands there instead."""
+    make_run(tmp_path / "run", "glue/rte", "sft", ["entailment"] * 4, ["entailment"] * 4)
+    for command in (["report", "run"], ["tasks"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "rl4nlu", *command],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.isascii()
+
+
+def test_work_goes_on_when_nobody_reads_stdout(tmp_path, monkeypatch):
+    """`rl4nlu suite ... | tee log`, and its shell is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    said = []
+
+    def work(args):
+        for number in range(3):
+            say.line(f"line {number}")
+            print("x" * 100_000)
+            said.append(number)
+        return 0
+
+    work.__module__ = COMMANDS["suite"].__module__
+    monkeypatch.setitem(COMMANDS, "suite", work)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["suite"]) == 0
+    assert said == [0, 1, 2]

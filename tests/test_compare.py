@@ -269,3 +269,31 @@ def test_averages_of_perfect_scores_and_their_errors(name):
     assert error == pytest.approx(0.1 / math.sqrt(terms), abs=1e-12)
     for missing in keys:
         assert average(name, {key: (1.0, 0.1) for key in keys if key != missing}) is None
+
+
+def test_rows_of_two_splits_are_no_pairs():
+    """Both number their rows from 0: it is the gold labels that differ."""
+    task = find("glue/rte")
+    golds = ["entailment", "not_entailment"] * 20
+    assert compare(task, {"a": [rows(task, golds, golds)], "b": [rows(task, golds[::-1], golds)]}) == []
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_one_seed_against_several_raises_no_more_alarms_than_it_should(monkeypatch, seeds):
+    """The one seed varies as each of the others does; a method that has none does not."""
+    monkeypatch.setattr("rl4nlu.compare.RESAMPLES", 40)
+    task, rng = find("glue/rte"), np.random.default_rng(13)
+    golds = rng.choice(task.labels, 150).tolist()
+
+    def method(count, spread=0.08):
+        shares = np.clip(rng.normal(0.7, spread, count), 0, 1)
+        return [
+            rows(task, golds, [g if ok else None for g, ok in zip(golds, rng.random(150) < s, strict=True)])
+            for s in shares
+        ]
+
+    alarms = sum(compare(task, {"a": method(1), "b": method(seeds)})[0].real for _ in range(80))
+    assert alarms <= 10
+    both = {"a": method(1, 0), "b": method(seeds)}
+    trained, asked = compare(task, both)[0], compare(task, both, {"a"})[0]
+    assert asked.high - asked.low < trained.high - trained.low

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from official_files import make
 from rl4nlu import data
 from rl4nlu.errors import UserError
-from rl4nlu.tasks import TASKS
+from rl4nlu.tasks import TASKS, find
 
 # -- the official files ------------------------------------------------------------------------------------------------
 
@@ -759,3 +760,31 @@ def test_the_byte_that_is_no_text_is_named(before, tmp_path):
     path.write_bytes(before + b"ab\xff\n")
     with pytest.raises(UserError, match=f"byte {len(before) + 2} is not UTF-8"):
         data.read_rows(path)
+
+
+def test_the_official_question_pairs_are_read_as_everybody_reads_them(tmp_path, capsys):
+    """The benchmark's file has lines of too few columns, and questions without words: the first are left out and
+    counted, the others are rows. Neither is so in other files."""
+    folder = make(tmp_path)
+    file = folder / "glue" / "QQP" / "train.tsv"
+    file.write_text(file.read_text() + "81\tonly this\t0\n82\tA question?\t\t1\n83\ttorn\n84\t \tAnother?\t0\n")
+    rows = data.load(find("glue/qqp"), "train", folder)
+    assert len(rows) == 82
+    assert (rows[-2].fields, rows[-2].label) == ({"first": "A question?", "second": ""}, "duplicate")
+    assert "glue/qqp: 2 torn lines of the train file are left out" in " ".join(capsys.readouterr().err.split())
+    file.write_text(file.read_text() + "85\t\t\t0\n")
+    with pytest.raises(UserError, match="all that the template shows of this row is empty"):
+        data.load(find("glue/qqp"), "train", folder)
+    other = folder / "glue" / "RTE" / "train.tsv"
+    other.write_text(other.read_text() + "81\tonly this\n")
+    with pytest.raises(UserError, match="2 columns, and 4 are needed"):
+        data.load(find("glue/rte"), "train", folder)
+
+
+def test_the_diagnostic_set_is_found_where_the_download_script_puts_it(tmp_path):
+    folder = make(tmp_path)
+    rows = data.load(find("glue/ax"), "test", folder)
+    (folder / "glue" / "diagnostic").mkdir()
+    (folder / "glue" / "AX" / "diagnostic-full.tsv").rename(folder / "glue" / "diagnostic" / "diagnostic.tsv")
+    (folder / "glue" / "AX").rmdir()
+    assert data.load(find("glue/ax"), "test", folder) == rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +110,31 @@ def test_other_errors_are_not_called_a_full_disk(tmp_path):
     for number, what in ((28, "the disk is full"), (122, "your quota"), (27, "ulimit")):
         with pytest.raises(NoSpace, match=what), files.room_for(tmp_path, 5):
             raise RuntimeError(f"Error while serializing: I/O error: (os error {number})")
+
+
+def test_a_link_stays_a_link_and_a_mount_is_filled(tmp_path, monkeypatch):
+    real, link = tmp_path / "disk" / "model", tmp_path / "model"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    with files.folder_in_one_step(link) as part:
+        assert part.parent == tmp_path / "disk"
+        (part / "a").write_text("new")
+    assert link.is_symlink()
+    assert [p.name for p in real.iterdir()] == ["a"]
+    assert [p.name for p in real.parent.iterdir()] == ["model"]
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == real)
+    monkeypatch.setattr(files.os, "rename", full)  # what lies on another disk cannot be renamed
+    with files.folder_in_one_step(link) as part:
+        assert part.parent == real
+        (part / "b").write_text("new")
+    assert sorted(p.name for p in real.iterdir()) == ["a", "b"]
+
+
+def test_files_of_another_user_are_left_as_they_are(tmp_path, monkeypatch):
+    def refused(self, mode):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with files.folder_in_one_step(tmp_path / "model") as part:
+        save_file({"weight": torch.zeros(2)}, part / "model.safetensors")
+    assert (tmp_path / "model" / "model.safetensors").exists()

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from rl4nlu import data
 from rl4nlu.errors import UserError
+from rl4nlu.prompts import Prompter
 from rl4nlu.rows import read_rows
-from rl4nlu.tasks import find, find_all
-from rl4nlu.tasks.own import dump, read_task
+from rl4nlu.tasks import ID, LABEL, find, find_all
+from rl4nlu.tasks.own import changed_since, digests, dump, read_task
 
 FRAME = pd.DataFrame(
     {
@@ -191,7 +192,7 @@ def test_letters_not_guesses(tmp_path):
     with pytest.raises(UserError, match=r"labels\.1 stands there twice"):
         read_task(write(tmp_path, text.replace("1.5: on", "1: on")))
     task = read_task(write(tmp_path, "train: x.csv\ntemplate: '{on}'\nlabel: no\nid: yes\nlabels: {1: off, 1.5: on}\n"))
-    assert task.columns == {"on": ("on",), "label": ("no",), "id": ("yes",)}
+    assert task.columns == {"on": ("on",), LABEL: ("no",), ID: ("yes",)}
     assert task.words == {"1": "off", "1.5": "on"}
     write(tmp_path, "on,no,yes\nfirst,1,a\nsecond,1.50,b\n", "x.csv")
     rows = [example for split in ("train", "dev") for example in data.load(task, split)]
@@ -326,3 +327,81 @@ def test_two_rows_of_one_id_are_named(tmp_path):
     with pytest.raises(UserError, match=r"rows\.csv:4: the id 'a' stands at .*rows\.csv:2 too"):
         data.load(task, "train")
     assert [row.id for row in data.load(task, "train", max_bad_rows=1)] == ["a", "b"]
+
+
+def test_the_column_that_was_learnt_from_is_the_one_that_is_asked(tmp_path):
+    """Whatever other columns a table has; one that is misspelt is not replaced by another."""
+    text = "train: rows.csv\ntemplate: '{text}'\nlabel: topic\nlabels: [a, b]\n"
+    rows = "text,clean,topic\n" + "".join(f"raw {i},clean {i},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
+    task = read_task(write(tmp_path, text + "fields: {text: clean}\n"))
+    assert all(row.fields["text"].startswith("clean") for row in data.load(task, "train"))
+    asked = data.example_from_fields(task, {"text": "raw 1", "clean": "clean 1"}, "new.csv:2")
+    assert asked.fields == {"text": "clean 1"}
+    assert data.example_from_fields(task, {"text": "of the template"}, "new.csv:3").fields == {
+        "text": "of the template"
+    }
+    with pytest.raises(UserError, match=r"no column 'claen' \(did you mean 'clean'\?\)"):
+        data.load(read_task(write(tmp_path, text + "fields: {text: claen}\n")), "train")
+
+
+@pytest.mark.parametrize("named", ["", "id: id\n"])
+def test_columns_called_id_and_label_may_be_shown(tmp_path, named):
+    text = (
+        f"train: rows.csv\ntemplate: 'Ticket {{id}} under {{label}}: {{text}}'\nlabel: topic\n{named}labels: [a, b]\n"
+    )
+    rows = "".join(f"T{i},old {i},text {i},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "rows.csv").write_text(f"id,label,text,topic\n{rows}", encoding="utf-8")
+    task = read_task(write(tmp_path, text))
+    row = data.load(task, "train")[0]
+    number = row.fields["id"].removeprefix("T")
+    assert row.fields == {"id": f"T{number}", "label": f"old {number}", "text": f"text {number}"}
+    assert row.label == "ab"[int(number) % 2]
+    assert (row.id == row.fields["id"]) == bool(named)
+    assert Prompter(task).prompt(row).text == f"Ticket T{number} under old {number}: text {number}"
+
+
+def test_a_csv_that_cannot_be_read_on_is_not_cut_short(tmp_path):
+    """A thousand rows behind a stray quote are not one bad row."""
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(1000)]
+    rows[3] = '"never closed,a'
+    (tmp_path / "rows.csv").write_text("text,topic\n" + "\n".join(rows), encoding="utf-8")
+    task = read_task(write(tmp_path, "train: rows.csv\ntemplate: '{text}'\nlabel: topic\nlabels: [a, b]\n"))
+    for allowed in (0, 1, 2000):
+        with pytest.raises(UserError, match=r"rows\.csv:5: not valid CSV") as wrong:
+            data.load(task, "train", max_bad_rows=allowed)
+        assert "max-bad-rows" not in str(wrong.value)
+
+
+def test_two_files_that_a_run_could_not_tell_apart_are_refused(tmp_path):
+    text = "train: rows.csv\ntemplate: '{text}'\nlabel: topic\nlabels: [a, b]\n"
+    for name, more in (("a/t.yaml", ""), ("b/t.yaml", ""), ("c/t.yaml", "name: other\n"), ("c/u.yaml", "name: t\n")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + more)
+    a, b, c, u = (str(tmp_path / name) for name in ("a/t.yaml", "b/t.yaml", "c/t.yaml", "c/u.yaml"))
+    assert [task.name for task in find_all(f"{a},{a}")] == ["own/t"]
+    for both in ((a, b), (a, u)):
+        with pytest.raises(UserError, match="another file's task is called own/t too"):
+            find_all(",".join(both))
+    with pytest.raises(UserError, match=r"a run keeps copies of .*a/t\.yaml and .*c/t\.yaml"):
+        find_all(f"{a},{c}")
+    assert [task.name for task in find_all(f"{c},{u},glue/rte,glue/rte")] == ["own/other", "own/t", "glue/rte"]
+
+
+def test_what_has_changed_since_a_run_is_named(tmp_path):
+    """The task's file, or the rows it names; where they lie does not count."""
+    text = "train: rows.csv\ntemplate: '{text}'\nlabel: topic\nlabels: [a, b]\n"
+    file, table, run = write(tmp_path, text), tmp_path / "rows.csv", tmp_path / "run"
+    table.write_text("text,topic\nx,a\ny,b\n")
+    dump(file, run / "tasks" / file.name)
+    (run / "environment.json").write_text(json.dumps({"tables": {file.name: digests(file)}}))
+    assert changed_since(file, run) == ""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for one in (file, table):
+        (moved / one.name).write_text(one.read_text())
+    assert changed_since(moved / file.name, run) == ""
+    table.write_text("text,topic\nx,b\ny,b\n")
+    assert changed_since(file, run) == f"the train table of {file}"
+    write(tmp_path, text.replace("[a, b]", "{a: good, b: bad}"))
+    assert changed_since(file, run) == str(file)

@@ -68,6 +68,9 @@ def test_answers_as_written_by_hand():
     assert Prompter(TOY, "verdict").answers == (" Yes </verdict>", " No </verdict>", " Maybe </verdict>")
     assert Prompter(RATING, "plain").answers[13] == " 2.6\n"
     assert "<verdict> a number from 0.0 to 5.0 </verdict>" in Prompter(RATING, "verdict").prefix
+    for labels in (tuple(map(str, range(1, 11))), tuple(map(str, range(-5, 6))), ("0", "10", "100")):
+        task = replace(RATING, labels=labels, words={label: label for label in labels})
+        assert f"<verdict> a number from {labels[0]} to {labels[-1]} </verdict>" in Prompter(task, "verdict").prefix
 
 
 def test_a_numeric_shot_shows_the_nearest_score():

@@ -7,6 +7,7 @@ import re
 import pytest
 from scipy import stats
 
+from rl4nlu.compare import AVERAGES
 from rl4nlu.errors import UserError
 from rl4nlu.reports import collect, differences, write
 from rl4nlu.reports.views import columns_of
@@ -174,3 +175,37 @@ def test_methods_on_other_rows_are_not_compared(runs, tmp_path):
     golds = [find("glue/rte").labels[0]] * 50
     few = collect([make_run(tmp_path / "few", "glue/rte", "few-shot", golds, golds)])
     assert all("few-shot" not in (one.a, one.b) for one in differences([*runs, *few]))
+
+
+def test_other_splits_than_dev_are_told_apart():
+    """A method on training rows beside one on dev rows, and a task that has test rows alone."""
+    found = [
+        result("glue/rte", "zero-shot"),
+        result("glue/rte", "sft"),
+        result("glue/rte", "sft", split="train", seed=1),
+        result("superglue/axb", "sft", split="test"),
+    ]
+    assert heads(found) == ["zero-shot", "sft", "sft (train rows)", "sft"]
+
+
+def test_a_benchmarks_average_is_of_its_own_tasks():
+    """Seeds of another task do not make it one of several seeds; two metrics of the same rows are one measurement."""
+    keys = [key for term in AVERAGES["GLUE"] for key in term]
+    names = dict.fromkeys(name for name, _ in keys)
+
+    def glue(seed, value):
+        of = {name: [metric for task, metric in keys if task == name] for name in names}
+        return [
+            result(name, seed=seed, metrics=dict.fromkeys(of[name], value), stderr=dict.fromkeys(of[name], 0.01))
+            for name in names
+        ]
+
+    one = averages(glue(0, 0.7))["GLUE"]["sft"]
+    others = [result("mini/question", value=v, seed=s) for s, v in enumerate((0.3, 0.6, 0.9))]
+    assert averages([*glue(0, 0.7), *others])["GLUE"]["sft"] == one
+    assert one.seeds == 1
+    several = averages([*glue(0, 0.7), *glue(1, 0.8)])["GLUE"]["sft"]
+    terms = len(AVERAGES["GLUE"])  # each varies by the same, with one degree of freedom
+    se = 0.05 / terms**0.5
+    assert several.se == pytest.approx(se)
+    assert several.error == pytest.approx(stats.t.ppf(0.975, terms) * se)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from outcomes import assert_same_outcome
-from rl4nlu import stop
+from rl4nlu import files, stop
 from rl4nlu.ask import CHUNK
 from rl4nlu.cli import main
+from rl4nlu.config import validate
+from rl4nlu.errors import UserError
 from rl4nlu.run import Run, status_of
+from rl4nlu.settings import SftSettings
+from rl4nlu.suites import work as workers
 
 SFT = (
     "sft --task mini/question --batch-size 8 --limit 100 --eval-limit 20 --max-steps 6 --save-every 1 --select-rows 10"
@@ -289,11 +295,6 @@ def test_the_metric_of_tasks_that_a_batch_lacks(here, tiny_model, monkeypatch):
 
 
 def test_a_suite_does_not_touch_a_run_at_work_and_goes_on_with_one_that_failed(here, tiny_model, monkeypatch):
-    from rl4nlu.config import validate
-    from rl4nlu.errors import UserError
-    from rl4nlu.settings import SftSettings
-    from rl4nlu.suites import work as workers
-
     assert sft(tiny_model, "whole") == 0
     begun(tiny_model, "r", monkeypatch)
     values = {"task": "mini/question", "model": str(tiny_model), "batch_size": 8, "limit": 100, "eval_limit": 20}
@@ -313,3 +314,51 @@ def test_a_suite_does_not_touch_a_run_at_work_and_goes_on_with_one_that_failed(h
     workers.make_run(work)
     assert steps == [5, 6]
     assert_same_outcome(Path("whole"), Path("r"))
+
+
+def test_a_suite_does_not_throw_a_stopped_run_away(here, tiny_model, monkeypatch):
+    """Another folder's name, less memory and a tracker change nothing of it; what does is named, and it is kept."""
+    assert sft(tiny_model, "whole") == 0
+    begun(tiny_model, "r", monkeypatch)
+    Path("r").rename("moved")
+    values = {"task": "mini/question", "model": str(tiny_model), "batch_size": 8, "limit": 100, "eval_limit": 20}
+    values |= {"max_steps": 6, "save_every": 3, "select_rows": 10, "max_tokens": 2000, "out": "moved"}
+
+    def work(**changed):
+        settings = validate(SftSettings, {**values, **changed})
+        return workers.Work("moved", "moved", "sft", "sft", settings, None, Path("log.txt"))
+
+    before = {path: path.read_bytes() for path in Path("moved").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"made with learning_rate .* now: put the setting back, or remove it"):
+        workers.make_run(work(learning_rate=0.5))
+    assert {path: path.read_bytes() for path in Path("moved").rglob("*") if path.is_file()} == before
+    steps = []
+    log = Run.log
+    monkeypatch.setattr(Run, "log", lambda self, row: (steps.append(row["step"]), log(self, row)))
+    workers.make_run(work())
+    assert steps == [5, 6]
+    for path in Path("moved", "checkpoints").glob("step-*"):
+        shutil.rmtree(path)
+    files.write_json(Path("moved/status.json"), {"state": "stopped"})
+    workers.make_run(work(learning_rate=0.01))  # nothing would be lost
+    assert steps[2:] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_of_another_user_that_was_killed_is_not_taken_for_one_at_work(here, tiny_model, monkeypatch):
+    """Its lock cannot be written to, and says all the same that nobody holds it."""
+    begun(tiny_model, "r", monkeypatch)
+    files.write_json(Path("r/status.json"), {"state": "running"})
+    real = os.open
+
+    def reading(path, flags, *more, **named):
+        if Path(path).name == "run.lock" and flags & (os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", reading)
+    assert status_of(Path("r")) == "killed"
+    monkeypatch.setattr(os, "open", real)
+    busy = Run(Path("r"), reopened=True)
+    monkeypatch.setattr(os, "open", reading)
+    assert status_of(Path("r")) == "running"
+    busy.close()

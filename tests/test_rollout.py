@@ -116,3 +116,20 @@ def test_uniforms_are_a_function_of_seed_and_step():
     assert torch.equal(a, b)
     assert not torch.equal(a, uniforms(3, 2, 4, 5, "rollout", 7))
     assert not torch.equal(a, uniforms(3, 2, 4, 6, "rollout", 6))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral_window", "mpt"])
+@pytest.mark.parametrize("longer", [[], [7, 8, 9]])
+def test_equal_prompts_share_a_batch(name, longer):
+    """As one row trained on alone, or a thought that is always the same: all of a prompt is shared, or all of the
+    shorter one."""
+    policy = tiny_policy(name)
+    prompt = list(range(20, 44))
+    prompts = [prompt, prompt + longer, prompt]
+    uniform = uniforms(3, 2, 4, seed=2, purpose="rollout", step=0)
+    together = sample(policy, prompts, never, 4, 10_000, uniform)
+    for i, one in enumerate(prompts):
+        (alone,) = sample(policy, [one], never, 4, 10_000, uniform[i : i + 1])
+        assert [a.tokens for a in alone] == [a.tokens for a in together[i]]
+        for a, b in zip(alone, together[i], strict=True):
+            assert a.logp == pytest.approx(b.logp, abs=1e-5)

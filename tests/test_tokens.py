@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from rl4nlu import data
 from rl4nlu.border import common_prefix
+from rl4nlu.config import validate
 from rl4nlu.errors import UserError
 from rl4nlu.prompts import Prompter
+from rl4nlu.settings import EvaluateSettings, PpoSettings, SftSettings
 from rl4nlu.tasks import TASKS, Example
 from rl4nlu.tokens import EncodedRows, Encoder, micro_batches, pad_right
 from rl4nlu.tree import WORTH
@@ -321,3 +323,23 @@ def test_context_is_measured_with_room_for_the_longest_answer(tokenizer):
     encoded = encoder.encode(made_up(task))
     assert encoder.longest_answer >= max(map(len, encoded.answers))
     assert encoder.longest_prompt == 100 - encoder.longest_answer
+
+
+def test_context_has_room_for_what_is_generated(tokenizer):
+    """A model of learned positions has none behind the last: a prompt is cut for as many tokens as may be written."""
+    longest = Encoder(tokenizer, Prompter(TASK), 100).longest_answer
+    for generated, room in ((0, longest), (None, longest + 4), (1, longest), (32, 32)):
+        encoder = Encoder(tokenizer, Prompter(TASK), 100, generated=generated)
+        assert encoder.longest_prompt == 100 - room
+        assert len(encoder.encode(made_up(TASK, "word " * 300)).ids) <= 100 - room
+    ask = {"task": "glue/rte", "model": "mini"}
+    for settings_type, values, expected in (
+        (SftSettings, {}, 0),
+        (EvaluateSettings, {}, 0),
+        (EvaluateSettings, {"decode": "greedy"}, None),
+        (EvaluateSettings, {"decode": "sample", "answer_tokens": 9}, 9),
+        (PpoSettings, {}, None),
+        (PpoSettings, {"answer_tokens": 7}, 7),
+        (PpoSettings, {"actions": "labels"}, 0),
+    ):
+        assert validate(settings_type, {**ask, **values}).generated == expected

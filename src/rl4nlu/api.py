@@ -27,6 +27,7 @@ from . import stop
 from .commands.common import make_run, need
 from .config import validate, with_preset
 from .errors import UserError
+from .files import Log
 from .settings import RUNS, PredictSettings, ResumeSettings
 from .sources import MINI
 
@@ -51,8 +52,7 @@ class Finished:
     @property
     def predictions(self) -> list[dict[str, Any]]:
         """As in predictions.jsonl: one entry a row."""
-        text = (self.path / "predictions.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return [row for _, row in Log(self.path / "predictions.jsonl").lines()]
 
     def predict(self, rows: Iterable[Mapping[str, Any]], **settings: Any) -> list[dict[str, Any]]:
         """See `rl4nlu.predict`."""
@@ -155,7 +155,7 @@ def predict(run: Any, rows: Iterable[Mapping[str, Any]], **settings: Any) -> lis
         lines = [json.dumps(_plain(row, number)) + "\n" for number, row in enumerate(_rows(rows))]
         given.write_text("".join(lines), encoding="utf-8")
         run_it(_path(run), validate(PredictSettings, {**settings, "input": given, "output": answers}))
-        return [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+        return [row for _, row in Log(answers).lines()]
 
 
 def resume(run: Any, **settings: Any) -> Finished:

@@ -21,7 +21,7 @@ from .prompts import Prompter, chat_wrapper
 from .rollout import sample, think, uniforms
 from .settings import PromptSettings
 from .tasks import Example, Task
-from .tokens import Batch, Encoded, EncodedRows, Encoder
+from .tokens import SPARE, Batch, Encoded, EncodedRows, Encoder
 
 CHUNK = 512
 """Rows that are put in order of length and worked on before their predictions are written."""
@@ -92,7 +92,7 @@ def encode(
     chat = chat_wrapper(policy.tokenizer) if settings.chat else None
     prompter = Prompter(task, settings.template or "plain", chosen, chat, settings.reason)
     longest = min(settings.max_length or policy.context_length, policy.context_length)
-    encoder = Encoder(policy.tokenizer, prompter, longest, settings.truncate)
+    encoder = Encoder(policy.tokenizer, prompter, longest, settings.truncate, settings.generated)
     return Question(task, prompter, EncodedRows(encoder, examples))
 
 
@@ -108,7 +108,7 @@ def ask(
 ) -> Iterator[Prediction]:
     """The model's answer to every row from the `first` on, a multiple of CHUNK, chunk by chunk in their order."""
     policy.model.eval()
-    longest = answer_tokens or question.rows.encoder.longest_answer + 4
+    longest = answer_tokens or question.rows.encoder.longest_answer + SPARE
 
     def drawn(purpose: str, tokens: int, start: int, total: int, own: range) -> torch.Tensor | None:
         if decode != "sample":

@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import sys
 import textwrap
 from typing import Any
 
 from . import processes, say, stop, track
-from .commands import COMMANDS, GROUPS, Args, summary_of
+from .commands import COMMANDS, GROUPS, Args, summary_of, work
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, PeerLost, UserError, did_you_mean
 from .redact import redact
+
+UNREACHABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+}
+"""What is wrong with a path, not with this program."""
 
 
 def main(argv: Args | None = None) -> int:
@@ -31,6 +42,9 @@ def main(argv: Args | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if argv is None:
         sys.excepthook = _tell_crash
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # where a terminal has no plus-minus sign, a question mark will do
+            stream.reconfigure(errors="replace")
     debug, machines = "--debug" in args, "--json" in args
     args = [arg for arg in args if arg not in ("--debug", "--json")]
     if not machines:
@@ -72,8 +86,10 @@ def _run(args: list[str], debug: bool) -> int:
             return 0
         if args[0] not in COMMANDS:
             raise UserError(f"no command is called {args[0]!r}{did_you_mean(args[0], COMMANDS)}; see: rl4nlu --help")
-        with stop.heeded(), processes.ending():
-            return COMMANDS[args[0]](args[1:]) or 0
+        command = COMMANDS[args[0]]
+        reading = say.at_work() if command.__module__ == work.__name__ else contextlib.nullcontext()
+        with stop.heeded(), processes.ending(), reading:
+            return command(args[1:]) or 0
     except UserError as error:
         if debug:
             raise
@@ -93,6 +109,10 @@ def _run(args: list[str], debug: bool) -> int:
             raise  # after help
         return 0  # so rich says that nobody reads on
     except OSError as error:
+        if error.errno in UNREACHABLE and error.filename is not None and not debug:
+            where = os.fsdecode(error.filename)[:300]
+            say.error(f"{where}: {error.strerror}; name another place, or ask for access", 2)
+            return 2
         if error.errno != errno.ENOSPC:
             raise
         _stdout_to_nowhere()
@@ -112,17 +132,20 @@ def _next_step(error: Halted) -> str:
         if error.run is None or not (error.run / "checkpoints").is_dir():
             return f"{rows}: look at the weights of the model, and at the rows"
         return f"; nothing was changed by this step{rows}: look at them, or begin again with a lower --learning-rate"
+    if error.run is None:
+        return ""
+    go_on = f"rl4nlu resume {shlex.quote(str(error.run))}"
     if isinstance(error, PeerLost):
-        return f"; go on, with any number of processes: rl4nlu resume {error.run}" if error.run else ""
+        return f"; go on, with any number of processes: {go_on}"
     then = "with more memory" if isinstance(error, OutOfMemory) else "then"
-    return f"; {then} go on: rl4nlu resume {error.run}" if error.run else ""
+    return f"; {then} go on: {go_on}"
 
 
 def _what_is_kept(signal: stop.Interrupted) -> str:
     if signal.run is None:
         return "; no run was begun" if not signal.kept else f"; {signal.kept}"
     kept = f"; {signal.kept}" if signal.kept else ""
-    return f"{kept}; go on: rl4nlu resume {signal.run}"
+    return f"{kept}; go on: rl4nlu resume {shlex.quote(str(signal.run))}"
 
 
 def _tell_crash(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,25 +76,31 @@ def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> float:
     return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
-def compare(task: Task, runs: Mapping[str, Sequence[Sequence[Outcome]]]) -> list[Difference]:
+def compare(
+    task: Task, runs: Mapping[str, Sequence[Sequence[Outcome]]], unseeded: Collection[str] = ()
+) -> list[Difference]:
     """Every two methods that were asked the same rows.
 
     Of single runs the paired bootstrap draws documents, the same ones for both methods, and p is McNemar's where the
     metric is accuracy over independent rows, else the bootstrap's. Where a method has several seeds, what varies with
     the rows (by the bootstrap, the seeds at hand) and what varies with the seeds add up, and the difference is measured
-    by Student's t (see `welch`): with two or three seeds a bootstrap of seeds would be far too sure.
+    by Student's t (see `welch`): with two or three seeds a bootstrap of seeds would be far too sure. A method with one
+    seed that is compared with one of several is taken to vary as much with its seed as the other.
 
     Args:
         task: the task.
         runs: method -> the judged rows of each of its runs (seeds).
+        unseeded: methods that do the same whatever their seed.
 
     Returns:
         The differences; none where no two methods have the same rows.
     """
-    return [one for group in same_rows(runs) for one in _compare(task, group)]
+    return [one for group in same_rows(runs) for one in _compare(task, group, unseeded)]
 
 
-def _compare(task: Task, aligned: Mapping[str, Sequence[Sequence[Outcome]]]) -> list[Difference]:
+def _compare(
+    task: Task, aligned: Mapping[str, Sequence[Sequence[Outcome]]], unseeded: Collection[str]
+) -> list[Difference]:
     """Every two of some methods on the same rows in the same order."""
     if len(aligned) < 2:
         return []
@@ -113,7 +119,10 @@ def _compare(task: Task, aligned: Mapping[str, Sequence[Sequence[Outcome]]]) -> 
             delta, delta_R = float(whole[a].mean() - whole[b].mean()), drawn[a].mean(0) - drawn[b].mean(0)
             rows = (float(np.var(delta_R, ddof=1)), documents - 1.0)
             seeds_of = [whole[name] for name in (a, b) if len(whole[name]) > 1]
-            parts = (rows, *((float(np.var(one, ddof=1)) / len(one), len(one) - 1.0) for one in seeds_of))
+            alone = sum(len(whole[name]) == 1 and name not in unseeded for name in (a, b))
+            parts = (rows, *((float(np.var(one, ddof=1)) * (1 / len(one) + alone), len(one) - 1.0) for one in seeds_of))
+            if alone and seeds_of:  # one spread stands for both: no more freedom than its own is claimed for the sum
+                parts = ((sum(variance for variance, _ in parts), parts[-1][1]),)
             if seeds_of:
                 low, high, p = welch(delta, parts)
                 found.append(Difference(task.name, a, b, delta, low, high, p, "t over rows and seeds", parts))
@@ -193,11 +202,15 @@ def bootstrap_p(delta_R: np.ndarray, delta: float, documents: int) -> float:
 
 def same_rows(runs: Mapping[str, Sequence[Sequence[Outcome]]]) -> list[dict[str, list[list[Outcome]]]]:
     """Methods in groups that were asked the same rows, and their rows in the same order. Of a method whose seeds were
-    asked different ones, those that most of them share count."""
-    groups: dict[frozenset[str], dict[str, list[list[Outcome]]]] = {}
-    order: dict[frozenset[str], list[str]] = {}
+    asked different ones, those that most of them share count. Rows are the same by id and gold label: two splits may
+    number their rows alike."""
+    groups: dict[frozenset[tuple[str, str]], dict[str, list[list[Outcome]]]] = {}
+    order: dict[frozenset[tuple[str, str]], list[tuple[str, str]]] = {}
     for name, seeds in runs.items():
-        known = [{one.example.id: one for one in outcomes if one.example.label is not None} for outcomes in seeds]
+        known = [
+            {(one.example.id, one.example.label): one for one in outcomes if one.example.label is not None}
+            for outcomes in seeds
+        ]
         counts = Counter(frozenset(by_id) for by_id in known if by_id)
         if counts:
             ids = counts.most_common(1)[0][0]

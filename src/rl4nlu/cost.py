@@ -48,7 +48,7 @@ from .settings import EvaluateSettings, LoraSettings, PpoSettings, PromptSetting
 from .shapes import META, Counting, StepShapes, TreeShapes, read, whole
 from .sources import source_of
 from .tasks import Task
-from .tokens import Batch, Encoded, micro_batches
+from .tokens import SPARE, Batch, Encoded, micro_batches
 from .trained import trained_settings
 
 STEPS = 3
@@ -254,7 +254,7 @@ class _Look:
         if not isinstance(settings, EvaluateSettings) or settings.decode == "score":
             self.passes([(row.ids, distinguishing(row.answers)) for row in chunk], grad=False, closed=True)
             return
-        room = settings.answer_tokens or question.rows.encoder.longest_answer + 4
+        room = settings.answer_tokens or question.rows.encoder.longest_answer + SPARE
         self.sample(chunk, 1, settings.reason + room)
 
     def step(self, settings: TrainSettings, mixture: Mixture, chosen: Sequence[Encoded]) -> None:
@@ -267,7 +267,7 @@ class _Look:
                 self.passes(rows, grad, closed=True)
         else:
             bridge = max(len(row.bridge) for row in chosen)
-            room = settings.answer_tokens or mixture.longest_answer + 4
+            room = settings.answer_tokens or mixture.longest_answer + SPARE
             if settings.reason:
                 self.sample(chosen, settings.answers, settings.reason)
             self.sample(chosen, settings.answers, room + settings.reason + bridge)

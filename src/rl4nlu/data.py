@@ -6,6 +6,7 @@ Every row is checked; what is wrong is named by file and line, and nothing is gu
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from . import say
 from .errors import UserError, did_you_mean, did_you_mean_path
 from .rows import Located, Row, read_rows
 from .seeding import generator
-from .tasks import Example, Files, Table, Task, find
+from .tasks import ID, LABEL, Example, Files, Table, Task, find
 
 SUITE_FOLDERS = {"glue": "glue", "superglue": "superglue"}
 HUB = {
@@ -63,20 +64,26 @@ def load(
         other = f"; its training rows are those of {task.train_task}" if task.train_task else ""
         raise UserError(f"{task.name} has no {split} split: choose {has}{other}")
     rows = _hub_rows(task, files, split) if data is None else _file_rows(task, files, split, Path(data))
-    examples = _checked(task, split, rows, limit, max_bad_rows)
+    examples = _checked(task, split, rows, limit, max_bad_rows, files.torn.get(split, 0))
     if not examples:
         raise UserError(f"{task.name} has no {split} row in {data or 'the hub copy'}; copy the files again")
     return examples
 
 
-def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None, max_bad_rows: int) -> list[Example]:
+def _checked(
+    task: Task, split: str, rows: Iterable[Located], limit: int | None, max_bad_rows: int, torn: int = 0
+) -> list[Example]:
+    """The examples of the rows; at most `torn` lines that are no rows at all are left out, and counted."""
     examples: list[Example] = []
-    skipped = 0
+    skipped, left_out = 0, 0
     first_at: dict[str, str] = {}  # by id, in tables that name their rows: methods are compared row by row
     for where, row in rows:
+        if isinstance(row, UserError) and left_out < torn:
+            left_out += 1
+            continue
         try:
             found = _examples(task, split, where, row, str(len(examples)))
-            if task.table is not None and "id" in task.columns:
+            if task.table is not None and ID in task.columns:
                 earlier = first_at.setdefault(found[0].id, where)
                 if earlier != where:
                     raise UserError(f"{where}: the id {found[0].id!r} stands at {earlier} too: give each its own")
@@ -92,6 +99,10 @@ def _checked(task: Task, split: str, rows: Iterable[Located], limit: int | None,
             _say_once(f"skipped: {wrong}")
         if limit is not None and len(examples) >= limit:
             break
+    if left_out:
+        _say_once(
+            f"{task.name}: {left_out} torn lines of the {split} file are left out, as the benchmark's own code does"
+        )
     return examples[:limit]
 
 
@@ -126,7 +137,7 @@ def _examples(task: Task, split: str, where: str, row: Row | UserError, default_
 
 
 def _label_column_is_there(task: Task, row: Row, where: str) -> None:
-    columns = task.columns.get("label", ())
+    columns = task.columns.get(LABEL, ())
     if task.table is not None and not any(column in row for column in columns):
         near = did_you_mean(columns[0], row)
         raise UserError(f"{where}: no column {columns[0]!r} for the label{near}; the columns are {', '.join(row)}")
@@ -184,7 +195,7 @@ def table_rows(task: Task, table: Table, split: str, data: str | Path | None) ->
 def _paths(task: Task, files: Files, split: str, data: Path) -> list[Path]:
     names = files.splits[split]
     folder = data / SUITE_FOLDERS[task.suite] / files.folder
-    return [folder / name for name in ((names,) if isinstance(names, str) else names)]
+    return [Path(os.path.normpath(folder / name)) for name in ((names,) if isinstance(names, str) else names)]
 
 
 def _file_rows(task: Task, files: Files, split: str, data: Path) -> Iterable[Located]:
@@ -244,16 +255,17 @@ def _example(task: Task, row: Row, where: str, default_id: str) -> Example:
     for name, columns in task.columns.items():
         column = next((column for column in columns if column in row), None)
         # test files have no label, some of the benchmarks' files no id
-        if column is None and name != "label" and (name != "id" or task.table is not None):
+        if column is None and name != LABEL and (name != ID or task.table is not None):
             near = did_you_mean(columns[0], row) if task.table is not None else ""
             wanted = " or ".join(map(repr, columns))
             raise UserError(f"{where}: no column {wanted}{near}; the columns are {', '.join(row)}")
         cells[name] = None if column is None else row[column]
-    label = task.label_of(cells.pop("label", None))
-    row_id = cells.pop("id", None)
+    label = task.label_of(cells.pop(LABEL, None))
+    row_id = cells.pop(ID, None)
     fields = {name: as_text(cell) for name, cell in cells.items()} if task.table is not None else cells
     for name, cell in cells.items():
-        if task.table is None and (not isinstance(cell, str) or not cell.strip()):
+        empty = not isinstance(cell, str) or not (cell.strip() or name in task.may_be_empty)
+        if task.table is None and empty:
             raise UserError(f"{where}: column {name!r} is empty; every row needs it")
     if not any(text.strip() for text in fields.values()):
         raise UserError(f"{where}: all that the template shows of this row is empty ({', '.join(fields)})")
@@ -278,7 +290,9 @@ def example_from_fields(task: Task, row: Row | UserError, where: str) -> Example
         raise row
     fields: dict[str, str] = {}
     for name in task.fields:
-        columns = (name, *task.columns.get(name, ()))
+        known = task.columns.get(name, ())
+        # of a user's own table the column that training has read, whatever else is there
+        columns = (*known, name) if task.table is not None else (name, *known)
         cell = next((row[column] for column in columns if column in row), None)
         missing = not any(column in row for column in columns) or (task.table is None and not as_text(cell).strip())
         if missing:
@@ -288,6 +302,6 @@ def example_from_fields(task: Task, row: Row | UserError, where: str) -> Example
         fields[name] = as_text(cell)
     if not any(text.strip() for text in fields.values()):
         raise UserError(f"{where}: all that the template shows of this row is empty ({', '.join(fields)})")
-    own = [row[column] for column in task.columns.get("id", ()) if column in row]
+    own = [row[column] for column in task.columns.get(ID, ()) if column in row]
     row_id = next(iter(own), row.get("id", row.get("idx", where.rsplit(":", 1)[-1])))
     return Example(str(row_id), fields, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -100,7 +101,9 @@ def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
         path: where the folder shall be; what is there is replaced.
         size: bytes that will be written, for the message of a full disk.
     """
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    path = path.resolve()  # beside what a link means, on the disk where there has to be room
+    mounted = path.is_mount()  # what lies elsewhere can be filled, and not put in another's place
+    part = path / f".tmp-{os.getpid()}" if mounted else path.with_name(f"{path.name}.tmp-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
         with room_for(path, size):
@@ -109,18 +112,31 @@ def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
             mode = part.stat().st_mode & 0o444  # safetensors writes for its owner's eyes only, whatever the umask
             for file in sorted(part.rglob("*")):
                 if file.is_file():
-                    file.chmod(file.stat().st_mode | mode)
+                    if mode & ~file.stat().st_mode:
+                        with contextlib.suppress(OSError):  # where all files are another user's, as on some mounts
+                            file.chmod(file.stat().st_mode | mode)
                     sync(file)
             sync_folder(part)
-            old = path.with_name(f"{path.name}.old-{os.getpid()}")
-            if path.exists():
-                os.rename(path, old)
-            os.rename(part, path)
-            shutil.rmtree(old, ignore_errors=True)
+            if mounted:
+                for entry in part.iterdir():
+                    os.replace(entry, path / entry.name)
+                part.rmdir()
+            else:
+                old = path.with_name(f"{path.name}.old-{os.getpid()}")
+                if path.exists():
+                    os.rename(path, old)
+                os.rename(part, path)
+                shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(folder: Path) -> None:

@@ -11,15 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .settings import Settings
+from .settings import BESIDE, ELSEWHERE, MEMORY, Settings
 from .tasks import Example
 
-ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
-"""Settings that say where something lies: what lies there has a fingerprint."""
-MEMORY = {"device", "max_tokens", "save_every"}
-"""Settings that change the last bits of what comes out at most, but for the masks of dropout."""
-BESIDE = {"track"}
-"""Settings that change nothing of what comes out."""
 PROMPTS = 4
 """Prompts of each task whose texts go into the fingerprint."""
 SAMPLED = 65_536

@@ -50,7 +50,7 @@ class Judged:
     @cached_property
     def document_N(self) -> np.ndarray:
         """The number of each row's document: the passage that rows share, their group, or the row itself."""
-        names = [o.example.document or o.example.group or f"row {i}" for i, o in enumerate(self.outcomes)]
+        names = [o.example.unit(i) for i, o in enumerate(self.outcomes)]
         number = {name: d for d, name in enumerate(dict.fromkeys(names))}
         return np.array([number[name] for name in names])
 

@@ -3,12 +3,12 @@ checked. Nothing here imports torch, so that a mistake that can be found without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from . import data, say, track
+from . import data, files, say, track
 from .config import validate
 from .errors import UserError
 from .prompts import NO_CHAT_TEMPLATE, choose_shots
@@ -35,6 +35,8 @@ Rows = dict[str, list[Example]]
 """Task -> its rows."""
 Shots = dict[str, tuple[Example, ...]]
 """Task -> the rows that stand in each of its prompts."""
+HELD_OUT = "held_out.json"
+"""In a run folder: task -> ids of the training rows that it did not learn from."""
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
@@ -114,12 +116,20 @@ def prepare_training(settings: T, reopened: bool = False) -> TrainingRows[T]:
         lambda task: ["train"],
     )
     tasks = [task for task in tasks if data.training_task(task) in taught]
+    shots = _shots([*tasks, *taught], settings)
+    before = held_by(settings.init)
     learnt, held = {}, {}
     for task in taught:
-        rows = load_rows(task, "train", settings, settings.limit)
-        learnt[task.name], held[task.name] = hold_out(rows, settings, len(taught))
+        shown = {example.id for example in shots[task.name]}  # with their answers, in every prompt
+        rows = [row for row in load_rows(task, "train", settings, settings.limit) if row.id not in shown]
+        learnt[task.name], held[task.name] = hold_out(rows, settings, len(taught), before.get(task.name, ()))
+        if settings.init is not None and held[task.name] and not before.get(task.name) and not reopened:
+            say.line(
+                f"note: {settings.init} was trained on the rows of {task.name} by which the best state is chosen, too, "
+                "so that its own may look better than it is: train it with --select-rows as well"
+            )
     dev = _rows(tasks, settings, settings.eval_limit)
-    return TrainingRows(settings, tasks, taught, learnt, held, dev, _shots([*tasks, *taught], settings), reopened)
+    return TrainingRows(settings, tasks, taught, learnt, held, dev, shots, reopened)
 
 
 def prepare_evaluation(settings: EvaluateSettings, reopened: bool = False) -> EvaluationRows:
@@ -247,15 +257,31 @@ def load_rows(task: Task, split: str, settings: Settings, limit: int | None) -> 
 
 
 def hold_out(
-    examples: Sequence[Example], settings: TrainSettings, tasks: int = 1
+    examples: Sequence[Example], settings: TrainSettings, tasks: int = 1, before: Collection[str] = ()
 ) -> tuple[list[Example], list[Example]]:
     """Training rows, and those held out of them: the task's share of `select_rows`, but at most a tenth; chosen by the
-    seed."""
-    count = min(-(-settings.select_rows // tasks), len(examples) // 10)
-    order = generator(settings.seed, "held-out").permutation(len(examples))
-    held = set(order[:count].tolist())
+    seed. Rows of one document go together, so that none of it is learnt, and a metric that counts the answers of a
+    question or the entities of a query together has all of them: the last document may exceed the share. What the run
+    to start from held out (`before`, by id) is held out again: all else it has learnt."""
+    most = len(examples) // 10
+    wanted = min(-(-settings.select_rows // tasks), most)
+    documents: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        documents.setdefault(example.unit(i), []).append(i)
+    rows = list(documents.values())
+    held = {i for i, example in enumerate(examples) if example.id in before} if wanted else set()
+    for at in generator(settings.seed, "held-out").permutation(len(rows)).tolist():
+        if len(held) >= wanted or (before and held):
+            break
+        if len(held) + len(rows[at]) <= most:
+            held.update(rows[at])
     rest = [example for i, example in enumerate(examples) if i not in held]
     return rest, [examples[i] for i in sorted(held)]
+
+
+def held_by(run: Path | None) -> dict[str, list[str]]:
+    """Task -> the ids of the training rows that a run did not learn from."""
+    return {} if run is None else files.read_json(run / HELD_OUT)
 
 
 def shots_of(task: Task, settings: PromptSettings) -> tuple[Example, ...]:
@@ -267,7 +293,9 @@ def shots_of(task: Task, settings: PromptSettings) -> tuple[Example, ...]:
     if not settings.shots:
         return ()
     rows = load_rows(data.training_task(task), "train", settings, None)
-    return choose_shots(task, rows, settings.shots, settings.seed)
+    return choose_shots(
+        task, rows, settings.shots, settings.seed if settings.shots_seed is None else settings.shots_seed
+    )
 
 
 def one_task(run: Path, names: str) -> Task:

@@ -152,8 +152,8 @@ class Prompter:
     def _instruction(self) -> str:
         if self.template == "plain":
             return ""
-        words = dict.fromkeys(self.task.words[label] for label in self.task.labels)
-        options = f"a number from {min(words)} to {max(words)}" if self.task.numeric else " or ".join(words)
+        words = list(dict.fromkeys(self.task.words[label] for label in self.task.labels))
+        options = f"a number from {words[0]} to {words[-1]}" if self.task.numeric else " or ".join(words)
         form = f"{OPEN} {options} {CLOSE}"
         return f"{self.task.ask}\nReply with your verdict between tags, in this form and no other:\n{form}"
 

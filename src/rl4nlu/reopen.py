@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from . import processes, say
-from .config import read_yaml, validate
+from .config import validate
 from .errors import UserError, did_you_mean_path
+from .plan import SOURCES, show
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
 from .run import Run, command_of, read_config, read_results, status_of
-from .settings import RUNS, ClassifySettings, EvaluateSettings, PpoSettings, ResumeSettings, Settings, SftSettings
+from .settings import (
+    BESIDE,
+    MEMORY,
+    RUNS,
+    ClassifySettings,
+    EvaluateSettings,
+    PpoSettings,
+    ResumeSettings,
+    Settings,
+    SftSettings,
+)
 from .tasks.own import is_file
 from .trained import own_task
 
@@ -124,9 +135,34 @@ def resume(path: Path, settings: ResumeSettings | None = None) -> Results:
 
 def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
     """Whether there is a run of this command with these settings in the folder that can go on, or has come to its
-    end."""
-    if status_of(path) in ("", "running") or command_of(path) != command:
+    end.
+
+    Raises:
+        UserError: there is one with other settings, and work would be lost if it were begun anew.
+    """
+    state = status_of(path)
+    if state in ("", "running") or command_of(path) != command:
         return False
-    then, now = read_yaml(path / "config.yaml"), settings.model_dump(mode="json")
-    free = dict.fromkeys(("out", "track"))
-    return {**then, **free} == {**now, **free}
+    try:
+        changed = differing(validate(type(settings), read_config(path)), settings)
+        told = ", ".join(f"{key} {show(was)}, and {show(now)} now" for key, was, now in changed)
+    except UserError as wrong:
+        told = str(wrong)
+    if not told:
+        return True
+    if state != "diverged" and any((path / "checkpoints").glob("step-*")):
+        raise UserError(f"{path} is a run that can go on, and was made with {told}: put the setting back, or remove it")
+    return False
+
+
+def differing(was: Settings, now: Settings) -> list[tuple[str, Any, Any]]:
+    """The settings in which two runs of a command differ, with their values: but for the folder, whose name may have
+    changed, and for what changes nothing, or no more than rounding does."""
+    found = []
+    for key in type(now).model_fields:
+        then, here = getattr(was, key), getattr(now, key)
+        if key in SOURCES and then and here:
+            then, here = then.parts[-2:], here.parts[-2:]  # a suite's folder may have been moved
+        if key not in {"out", *MEMORY, *BESIDE} and then != here:
+            found.append((key, then, here))
+    return found

@@ -33,7 +33,8 @@ def read_rows(path: Path, headerless: tuple[str, ...] | None = None, quoted: boo
         quoted: whether a .tsv file quotes cells as .csv files do; the benchmarks' own files do not.
 
     Raises:
-        UserError: the file is missing, empty, of another kind, not UTF-8, or its header cannot be read.
+        UserError: the file is missing, empty, of another kind, not UTF-8, its header cannot be read, or (while its
+            rows are read) it is no valid CSV from some line on.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder, and a file is needed")
@@ -121,8 +122,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[Located]:
         except StopIteration:
             return
         except csv.Error as wrong:
-            yield f"{path}:{line}", UserError(f"{path}:{line}: not valid CSV ({wrong}); is a quote missing?")
-            return  # where the next row begins is not known any more
+            # where the next row begins is not known, so that no row behind it can be read
+            raise UserError(f"{path}:{line}: not valid CSV ({wrong}); is a quote missing?") from None
         if not cells:  # an empty line is no row
             continue
         if names is None:

@@ -15,10 +15,13 @@ from . import config, files, processes, say, settings, track
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, PeerLost, UserError, did_you_mean_path
 from .names import short
 from .stop import Interrupted, deferred
-from .tasks.own import dump, is_file
+from .tasks.own import digests, dump, is_file
 
 SCHEMA = 1
 STATUS = "status.json"
+LOCK = "run.lock"
+BUSY = (errno.EAGAIN, errno.EACCES)
+"""How a lock is refused that somebody else holds."""
 PATHS = ("data", "init", "adapter", "model")
 """Settings that may be relative to the folder in which the run was begun."""
 ENDS = {Interrupted: "stopped", NoSpace: "stopped", OutOfMemory: "stopped", PeerLost: "stopped", Diverged: "diverged"}
@@ -100,11 +103,18 @@ class Run:
         run = cls(path)
         try:
             config.save(settings, path / "config.yaml")
-            for name in filter(is_file, (part.strip() for part in (settings.task or "").split(","))):
-                dump(Path(name), path / "tasks" / Path(name).name)
+            own = [Path(name) for name in names if is_file(name)]
+            for file in own:
+                dump(file, path / "tasks" / file.name)
             files.write_text(path / "command.txt", f"{config.command_line(command, settings)}\n")
             files.write_json(
-                path / "environment.json", {**environment(), "processes": processes.count(), "folder": os.getcwd()}
+                path / "environment.json",
+                {
+                    **environment(),
+                    "processes": processes.count(),
+                    "folder": os.getcwd(),
+                    **({"tables": {file.name: digests(file) for file in own}} if own else {}),
+                },
             )
             run.note("running")
         except BaseException:
@@ -245,13 +255,13 @@ def lock(path: Path) -> int | None:
     except ImportError:  # no such locks on Windows
         return None
     try:
-        held = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        held = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as wrong:
         raise UserError(f"{path} cannot be written to ({wrong.strerror}); name another folder (--out)") from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as wrong:
-        if wrong.errno not in (errno.EAGAIN, errno.EACCES):
+        if wrong.errno not in BUSY:
             return held  # a file system without locks
         os.close(held)
         status = files.read_json(path / STATUS)
@@ -264,15 +274,26 @@ def status_of(path: Path) -> str:
     """How far a run is: running, finished, stopped, diverged, failed; killed, if it says running and nobody works in
     it. Empty for what is no run folder, or one of an older version."""
     state = files.read_json(path / STATUS).get("state", "")
-    if state == "running":
-        try:
-            held = lock(path)
-        except UserError:
-            return "running"
-        if held is not None:
-            os.close(held)
-        return "killed"
-    return state
+    return "killed" if state == "running" and not _is_locked(path) else state
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process works in this folder, which need not be this user's to write to."""
+    try:
+        import fcntl
+
+        held = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except (ImportError, OSError):  # not known: what it says of itself stands
+        return True
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as wrong:
+        return wrong.errno in BUSY
+    finally:
+        os.close(held)
+    return False
 
 
 def check_same(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ class _Result(_Read):
     estimator: Line = ""
     actions: Line = ""
     template: Line = ""
+    split: Line = ""
     calibrate: Line = ""
     unparsable_as: Line = ""
 

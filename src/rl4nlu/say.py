@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -50,6 +51,47 @@ def to_machines() -> Iterator[None]:
             with contextlib.suppress(OSError):
                 _Voice.machines.close()  # type: ignore[union-attr]
         _Voice.machines = None
+
+
+class _Unread:
+    """A stream of a command at work: when its reader has left, or its terminal is gone, the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return len(text) if self._gone else self._stream.write(text)
+        except OSError as wrong:
+            self._to_nowhere(wrong)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            if not self._gone:
+                self._stream.flush()
+        except OSError as wrong:
+            self._to_nowhere(wrong)
+
+    def _to_nowhere(self, wrong: OSError) -> None:
+        if wrong.errno not in (errno.EPIPE, errno.EIO):
+            raise wrong
+        self._gone = True
+        if (number := _number_of(self._stream)) is not None:  # what is in its buffer still has to go somewhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """Within this block it does no harm that nobody reads stdout any more, as behind `| tee` when its shell is gone."""
+    with contextlib.redirect_stdout(_Unread(sys.stdout)):
+        yield
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ from .compare import AVERAGES, Difference, average, interval, welch
 from .tasks import TASKS
 
 METHODS = ("zero-shot", "few-shot", "sft", "ppo", "classify")
+SPLITS = ("dev", "test", "train")
+"""A task's scores are those of the first of these that it has; of the others it is said."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,21 @@ def column(result: dict[str, Any], with_model: bool = False) -> str:
 
 
 def heads(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The column of each result: its method; the model stands there where several were prompted or trained, the number
-    of rows where seeds were asked different ones, the run where two of one seed differ, for they are no seeds of one
-    method. Two runs are one state measured twice if their answers are the same (`state`, else the scores)."""
+    """The column of each result: its method; the model stands there where several were prompted or trained, the split
+    where a task's results are of dev and of others, the number of rows where seeds were asked different ones, the run
+    where two of one seed differ, for they are no seeds of one method. Two runs are one state measured twice if their
+    answers are the same (`state`, else the scores)."""
     several = len({result["model"] for result in results if result["method"] != "classify"}) > 1
     plain = [column(result, several) for result in results]
+    splits: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        if result["metrics"]:
+            splits[result["task"]].add(_split(result))
+    usual = {task: min(found, key=SPLITS.index) for task, found in splits.items()}
+    plain = [
+        _with(head, f"{_split(result)} rows") if _split(result) != usual.get(result["task"], _split(result)) else head
+        for result, head in zip(results, plain, strict=True)
+    ]
     sizes: dict[tuple[str, str], set[int]] = defaultdict(set)
     for result, head in zip(results, plain, strict=True):
         if result["metrics"]:
@@ -85,6 +97,11 @@ def heads(results: Sequence[dict[str, Any]]) -> list[str]:
         _with(head, result["run"]) if head in unclear and "run" in result else head
         for result, head in zip(results, plain, strict=True)
     ]
+
+
+def _split(result: Mapping[str, Any]) -> str:
+    """The split that was asked; of what does not say it, the one that all tables are about."""
+    return result["split"] if result.get("split") in SPLITS else SPLITS[0]
 
 
 def _with(head: str, more: str) -> str:
@@ -138,6 +155,12 @@ def _mean_cell(value: float, se: float, cells: Sequence[Cell]) -> Cell:
     return Cell(value, (value - low) * se / wide if wide else 0.0, 0, seeds, se)
 
 
+def _one_term(cells: Sequence[Cell]) -> Cell:
+    """The mean of several metrics on the same rows: their errors do not cancel."""
+    se, df = statistics.mean(cell.se for cell in cells), min(cell.df for cell in cells)
+    return Cell(statistics.mean(cell.value for cell in cells), se, 0, max(cell.seeds for cell in cells), se, df)
+
+
 def main_metric(result: dict[str, Any]) -> str:
     """The metric that stands for a task in a table: the first that it declares."""
     return next(iter(result["metrics"]))
@@ -166,7 +189,8 @@ def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Cell]]:
             of_metric = {key: _cell(group, key[1]) for key, group in groups.items()}
             mean = average(name, {key: (cell.value, cell.se) for key, cell in of_metric.items()})
             if mean is not None:
-                found.setdefault(name, {})[head] = _mean_cell(*mean, list(of_metric.values()))
+                terms = [[of_metric[key] for key in term] for term in AVERAGES[name]]
+                found.setdefault(name, {})[head] = _mean_cell(*mean, [_one_term(cells) for cells in terms])
     return found
 
 

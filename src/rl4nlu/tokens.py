@@ -74,17 +74,38 @@ class Batch:
         return plant(self.prompts, [()] * len(self.prompts), self.answer_BKA.device)
 
 
-class Encoder:
-    """Encodes the prompts of one prompter for one tokenizer; `border.py` says what is whose token."""
+SPARE = 4
+"""Tokens that a generated answer may be longer than the longest of the closed set, if nothing else is said."""
 
-    def __init__(self, tokenizer: Any, prompter: Prompter, max_length: int, truncate: bool = True) -> None:
+
+class Encoder:
+    """Encodes the prompts of one prompter for one tokenizer; `border.py` says what is whose token.
+
+    Args:
+        tokenizer: of the model.
+        prompter: of the task.
+        max_length: tokens of a prompt and its answer.
+        truncate: cut prompts that are too long.
+        generated: tokens that an answer may have where it is generated, SPARE more than the longest if None; 0 where
+            answers are scored only.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompter: Prompter,
+        max_length: int,
+        truncate: bool = True,
+        generated: int | None = 0,
+    ) -> None:
         self.tokenizer = tokenizer
         self.prompter = prompter
         self.truncate = truncate
         # a chat template writes its own beginning-of-sequence token
         self._special = prompter.chat is None
         self.longest_answer = max(map(len, self._ids(["x" + answer for answer in prompter.answers])))
-        self.longest_prompt = max_length - self.longest_answer
+        room = self.longest_answer + SPARE if generated is None else generated
+        self.longest_prompt = max_length - max(self.longest_answer, room)
         self._bridge: tuple[int, ...] = ()
         if prompter.reason:
             self._bridge, self._answers = self._behind(prompter.bridge, prompter.answers)

@@ -38,7 +38,8 @@ def follow(run: Path, settings: S) -> S:
     changes |= {"reason": settings.reason or trained.reason, "quantize": settings.quantize or trained.quantize}
     changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
     if trained.shots and not settings.shots:  # the very examples it was trained with
-        changes |= {"shots": trained.shots, "seed": trained.seed}
+        chosen = trained.seed if trained.shots_seed is None else trained.shots_seed
+        changes |= {"shots": trained.shots, "shots_seed": chosen}
     if isinstance(settings, EvaluateSettings) and not settings.seed:  # the seed of a result is that of its training
         changes["seed"] = trained.seed
     return validate(type(settings), settings.model_copy(update=changes).model_dump())

@@ -227,8 +227,11 @@ def plant(prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]], device: torc
 
 
 def _above_all(paths: Sequence[tuple[Range, ...]]) -> int:
+    """So many first tokens are in all of several paths; at least one of each is left, so that no path is empty."""
     first = {path[0] for path in paths}
-    return first.pop()[1] if len(first) == 1 and len(paths) > 1 else 0
+    if len(first) > 1 or len(paths) < 2:
+        return 0
+    return min(first.pop()[1], min(sum(stop - start for start, stop in path) for path in paths) - 1)
 
 
 def shared_length(one: np.ndarray, other: np.ndarray) -> int:

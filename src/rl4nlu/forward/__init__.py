@@ -115,8 +115,9 @@ def _project(
         hidden_MD = reader.pick(hidden.flatten(0, -2), want_M)
         kept.append(hidden_MD)
         if columns:
-            bias_C = None if head.bias is None else head.bias[column_C]
-            return nn.functional.linear(hidden_MD, head.weight[column_C], bias_C)[None]
+            # in float32: bfloat16 holds a logit of 20 to the eighth, and labels would tie
+            bias_C = None if head.bias is None else head.bias[column_C].float()
+            return nn.functional.linear(hidden_MD.float(), head.weight[column_C].float(), bias_C)[None]
         if bare:
             return hidden_MD.new_empty((1, 0, 1))
         return own_forward(hidden_MD[None])

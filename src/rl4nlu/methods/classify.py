@@ -110,11 +110,7 @@ def measure(
 ) -> dict[str, Any]:
     """Ask every row and compute the task's metrics: one entry of results.json."""
     task = classifier.task
-    cut = sum(
-        len(classifier.encode(text)["input_ids"]) >= classifier.max_length
-        for row in rows
-        for text in classifier.texts(row)
-    )
+    cut = sum(classifier.excess(text) > 0 for row in rows for text in classifier.texts(row))
     entry = {"task": task.name, "method": "classify", **extra, "model": classifier.name, "shots": 0}
     entry |= {"decode": "score", "seed": seed, "split": split, "cut_rows": cut}
 

@@ -45,7 +45,7 @@ from ..selection import BestState
 from ..session import Session
 from ..settings import PpoSettings
 from ..state import Numbers
-from ..tokens import Batch, Encoded, micro_batches
+from ..tokens import SPARE, Batch, Encoded, micro_batches
 from .training import parts_of, train_and_measure
 
 LEARNING_RATE = 1e-4
@@ -86,7 +86,7 @@ def train(
             session.hold()
             start = time.perf_counter()
             chosen = prompts_of(policy, mixture, settings, step)
-            rollout = roll_out(policy, chosen, settings, step, mixture.longest_answer + 4, reward)
+            rollout = roll_out(policy, chosen, settings, step, mixture.longest_answer + SPARE, reward)
             rate = optim.rate_at(settings, base, step, steps)
             stats = update(policy, optimizer, rollout, settings, controller.coef, rate, step)
             used = controller.coef

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..identity import PROMPTS, fingerprint_of_model, identity_of
 from ..mixture import Mixture
 from ..models import Policy, load_policy
-from ..prepare import Rows, TrainingRows
+from ..prepare import HELD_OUT, Rows, TrainingRows
 from ..run import Run
 from ..settings import TrainSettings
 from ..state import Numbers, Stateful
@@ -85,6 +85,9 @@ def train_and_measure(
     beside = [policy.label_bias, None if head is None else fingerprint_of_model(head)]
     with Run.begin(method, settings, rows.reopened) as run:
         run.about(identity_of(settings, examples, prompts, policy.model, beside))
+        if any(rows.held.values()):
+            ids = {name: [example.id for example in held] for name, held in rows.held.items() if held}
+            processes.from_main(lambda: files.write_json(run.path / HELD_OUT, ids))
         steps, best = loop(policy, mixture, held_out, settings, run)
         with stop.deferred():
             policy.save(run.path)

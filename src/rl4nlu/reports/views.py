@@ -184,12 +184,18 @@ def differences(runs: Sequence[RunView]) -> list[Difference]:
             if column.task in run.tasks:
                 task = tasks[column.task] = run.tasks[column.task]
                 outcomes[column.task].setdefault(column.head, []).append(outcomes_of(task, run.predictions))
+    unseeded = {column.head for column in columns if all(is_unseeded(result) for result in column.results)}
     found = []
     for name in dict.fromkeys(column.task for column in columns):
         if name in tasks:
-            found += compare(tasks[name], outcomes[name])
+            found += compare(tasks[name], outcomes[name], unseeded)
     shown = len(dict.fromkeys(column.task for column in columns))
     return holm([*found, *difference_of_means(found, shown)])
+
+
+def is_unseeded(result: Mapping[str, Any]) -> bool:
+    """Whether it would be the same with another seed: nothing was trained, drawn or chosen."""
+    return result["method"] == "zero-shot" and result["decode"] != "sample" and "unparsable_as" not in result
 
 
 def not_compared(runs: Sequence[RunView], found: Sequence[Difference]) -> list[str]:

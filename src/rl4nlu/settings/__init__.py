@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .ask import EvaluateSettings, PredictSettings
-from .base import Frozen, LoraSettings, PromptSettings, Settings
+from .base import BESIDE, ELSEWHERE, MEMORY, Frozen, LoraSettings, PromptSettings, Settings
 from .presets import PRESETS
 from .tools import (
     CheckSettings,
@@ -21,7 +21,10 @@ from .tools import (
 from .train import ClassifySettings, PpoSettings, SftSettings, TrainSettings
 
 __all__ = [
+    "BESIDE",
     "COMMANDS",
+    "ELSEWHERE",
+    "MEMORY",
     "PRESETS",
     "RUNS",
     "CheckSettings",

@@ -26,6 +26,10 @@ class EvaluateSettings(PromptSettings):
     calibrate: Literal["none", "contextual", "batch", "domain"] = "none"
     """Take out the model's bias: contextual, batch, domain; by content-free prompts, by all rows, by the cue."""
 
+    @property
+    def generated(self) -> int | None:
+        return 0 if self.decode == "score" else self.answer_tokens
+
     @model_validator(mode="after")
     def _only_scores_are_calibrated(self) -> EvaluateSettings:
         if self.calibrate != "none" and self.decode != "score":

@@ -12,6 +12,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
+"""Settings that say where something lies: what lies there has a fingerprint."""
+MEMORY = {"device", "max_tokens", "save_every"}
+"""Settings that change the last bits of what comes out at most, but for the masks of dropout."""
+BESIDE = {"track"}
+"""Settings that change nothing of what comes out."""
+
 
 @cache
 def _docstrings(module: str) -> dict[str, dict[str, str]]:
@@ -96,7 +103,15 @@ class PromptSettings(Settings):
     """Wrap prompts in the tokenizer's chat template."""
     shots: int = Field(0, ge=0, le=64)
     """Few-shot examples in every prompt."""
+    shots_seed: int | None = Field(None, ge=0)
+    """Seed by which they are chosen (default: the adapter's, else `seed`)."""
     reason: int = Field(0, ge=0, le=1024)
     """Tokens of free text that the model may write before its verdict; the verdict alone is judged."""
     max_tokens: int = Field(4096, ge=16)
     """Tokens in a micro-batch; what rows share counts once: memory, not the result (but rounding, LoRA's dropout)."""
+
+    @property
+    def generated(self) -> int | None:
+        """Tokens that an answer may have where it is generated: None: a few more than the longest of the closed set; 0:
+        answers are scored only."""
+        return 0

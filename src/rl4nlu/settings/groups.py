@@ -6,7 +6,8 @@ GROUPS: dict[str, str] = {
     "what to run on": "task model init adapter preset data input output split limit eval_limit max_bad_rows seeds",
     "in the file alone": "tasks models methods common",
     "search in ranges": "search.trials search.sampler search.batch",
-    "prompts and answers": "template chat shots decode answer_tokens unparsable calibrate reason max_length truncate",
+    "prompts and answers": "template chat shots shots_seed decode answer_tokens unparsable calibrate reason max_length "
+    "truncate",
     "training": "tune epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay max_grad_norm "
     "select_rows mixing mixture_cap lora.r lora.alpha lora.dropout lora.rslora lora.target",
     "reinforcement learning": "estimator actions reward answers format_penalty metric_window kl_coef "

@@ -23,6 +23,7 @@ PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
             "learning_rate": 9e-6,
             "schedule": "constant",
             "warmup": 0.0,
+            "select_rows": 0,
             "lora": {"dropout": 0.05},
         },
     },

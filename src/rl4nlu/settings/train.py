@@ -35,7 +35,7 @@ class TrainSettings(PromptSettings):
     """Of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
-    select_rows: int = Field(0, ge=0)
+    select_rows: int = Field(256, ge=0)
     """Keep the best state by N held-out training rows; at most a tenth of them; 0: keep the last."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; default: as often as costs a hundredth of the time."""
@@ -68,8 +68,6 @@ class PpoSettings(TrainSettings):
     """Prompts a step."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""
-    select_rows: int = Field(256, ge=0)
-    """Keep the best state by N held-out training rows; at most a tenth of them; 0: keep the last."""
     estimator: Literal["gae", "rloo", "grpo", "reinforce++", "expected"] = "gae"
     """gae (PPO), rloo, grpo, reinforce++, expected; gae has a critic, expected sums exactly over all labels."""
     actions: Literal["free", "labels"] | None = None
@@ -130,6 +128,10 @@ class PpoSettings(TrainSettings):
     def over_labels(self) -> bool:
         """Whether labels are the actions: as set, else for `expected`."""
         return self.actions == "labels" or (self.actions is None and self.estimator == "expected")
+
+    @property
+    def generated(self) -> int | None:
+        return 0 if self.over_labels else self.answer_tokens
 
     @model_validator(mode="after")
     def _estimator_fits(self) -> PpoSettings:

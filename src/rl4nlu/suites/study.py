@@ -11,10 +11,12 @@ from .. import files
 from ..config import validate
 from ..errors import UserError
 from ..names import short
-from ..plan import SOURCES, Group, Job, Plan, show
+from ..plan import Group, Job, Plan, show
 from ..progress import lasting
+from ..reopen import differing
 from ..run import read_config
 from ..tables import main_metric
+from ..tasks.own import changed_since, is_file
 from .search import propose
 from .times import Times
 from .work import Outcome, Work, finished, read_sources
@@ -240,14 +242,14 @@ def check_same(plan: Plan, job: Job, out: Path, chosen: Mapping[Group, Mapping[s
             raise UserError(
                 f"{folder}: {start}was made with settings that are none now ({wrong}); {ways_out}"
             ) from None
-        for key, info in type(planned).model_fields.items():
-            was, now = getattr(saved, key), getattr(planned, key)
-            if key in SOURCES and was and now:
-                was, now = was.parts[-2:], now.parts[-2:]  # the suite's folder may have been moved
-            inherited = one.source is not None and key in INHERITED and now == info.get_default()
-            if key not in ("out", "track") and was != now and not inherited:
+        for key, was, now in differing(saved, planned):
+            inherited = one.source is not None and key in INHERITED
+            if not (inherited and now == type(planned).model_fields[key].get_default()):
                 differs = f"was made with {key} {show(was)}, and the suite now says {show(now)}"
                 raise UserError(f"{folder}: {start}{differs}; {ways_out}")
+    for name in (part.strip() for part in (plan.settings(job, out, chosen).task or "").split(",")):
+        if is_file(name) and (changed := changed_since(Path(name), folder)):
+            raise UserError(f"{folder}: was made before {changed} was changed; {ways_out}")
 
 
 def _seconds_before(out: Path) -> dict[str, float]:

@@ -10,12 +10,12 @@ from ..errors import UserError, did_you_mean
 from .glue import GLUE
 from .mini import MINI
 from .superglue import SUPERGLUE
-from .task import Example, Files, Table, Task
+from .task import ID, LABEL, Example, Files, Table, Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPERGLUE, *MINI)}
 SUITES = tuple(dict.fromkeys(task.suite for task in TASKS.values()))
 
-__all__ = ["SUITES", "TASKS", "Example", "Files", "Table", "Task", "find", "find_all"]
+__all__ = ["ID", "LABEL", "SUITES", "TASKS", "Example", "Files", "Table", "Task", "find", "find_all"]
 
 
 def find(name: str) -> Task:
@@ -38,11 +38,22 @@ def find(name: str) -> Task:
 
 
 def find_all(names: str) -> list[Task]:
-    """The tasks that a comma-separated list of task and suite names means, in order, each once."""
+    """The tasks that a comma-separated list of task and suite names means, in order, each once.
+
+    Raises:
+        UserError: there is no such task, the list is empty, or two files cannot be told apart by name.
+    """
     found: dict[str, Task] = {}
+    files: dict[str, str] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
         members = [task for task in TASKS.values() if task.suite == name] or [find(name)]
-        found.update((task.name, task) for task in members)
+        for task in members:
+            if found.setdefault(task.name, task) != task:
+                raise UserError(f"--task {name}: another file's task is called {task.name} too; add `name:` to one")
+        if members[0].table is not None:
+            other = files.setdefault(Path(name).name, name)
+            if Path(other).resolve() != Path(name).resolve():
+                raise UserError(f"--task: a run keeps copies of {other} and {name}; give one of them another file name")
     if not found:
         raise UserError("--task is empty: name a task, e.g. --task glue/rte; `rl4nlu tasks` lists them all")
     return list(found.values())

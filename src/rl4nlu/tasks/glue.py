@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .task import Files, Task
+from .task import ID, LABEL, Files, Task
 
 TSV = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 ENTAILED = {"entailment": "Yes", "not_entailment": "No"}
@@ -21,7 +21,7 @@ COLA = Task(
         ("glue", "cola"),
         headerless=dict.fromkeys(("train", "dev"), ("source", "label", "star", "sentence")),
     ),
-    columns={"sentence": ("sentence",), "label": ("label",), "id": ("index", "idx")},
+    columns={"sentence": ("sentence",), LABEL: ("label",), ID: ("index", "idx")},
     labels=("unacceptable", "acceptable"),
     aliases={"0": "unacceptable", "1": "acceptable"},
     words={"acceptable": "Yes", "unacceptable": "No"},
@@ -35,7 +35,7 @@ COLA = Task(
 SST2 = Task(
     name="glue/sst2",
     files=Files("SST-2", TSV, ("glue", "sst2")),
-    columns={"sentence": ("sentence",), "label": ("label",), "id": ("index", "idx")},
+    columns={"sentence": ("sentence",), LABEL: ("label",), ID: ("index", "idx")},
     labels=("negative", "positive"),
     aliases={"0": "negative", "1": "positive"},
     words={"negative": "bad", "positive": "good"},
@@ -52,8 +52,8 @@ MRPC = Task(
     columns={
         "first": ("#1 String", "sentence1"),
         "second": ("#2 String", "sentence2"),
-        "label": ("Quality", "label"),
-        "id": ("index", "idx"),
+        LABEL: ("Quality", "label"),
+        ID: ("index", "idx"),
     },
     labels=("different", "same"),
     aliases={"0": "different", "1": "same"},
@@ -68,7 +68,7 @@ MRPC = Task(
 STSB = Task(
     name="glue/stsb",
     files=Files("STS-B", TSV, ("glue", "stsb")),
-    columns={"first": ("sentence1",), "second": ("sentence2",), "label": ("score", "label"), "id": ("index", "idx")},
+    columns={"first": ("sentence1",), "second": ("sentence2",), LABEL: ("score", "label"), ID: ("index", "idx")},
     labels=SCORES,
     words={score: score for score in SCORES},
     plain="{first}\n{second}\nHow alike are they, from 0.0 to 5.0?",
@@ -81,16 +81,18 @@ STSB = Task(
 
 QQP = Task(
     name="glue/qqp",
-    files=Files("QQP", TSV, ("glue", "qqp")),
+    # the official file holds some lines of three columns, and questions of no words
+    files=Files("QQP", TSV, ("glue", "qqp"), torn={"train": 50}),
     columns={
         "first": ("question1",),
         "second": ("question2",),
-        "label": ("is_duplicate", "label"),
-        "id": ("id", "idx"),
+        LABEL: ("is_duplicate", "label"),
+        ID: ("id", "idx"),
     },
     labels=("different", "duplicate"),
     aliases={"0": "different", "1": "duplicate"},
     words={"duplicate": "Yes", "different": "No"},
+    may_be_empty=("first", "second"),
     plain="{first}\n{second}\nDo both ask the same?",
     ask="Two questions were asked on a web site. Decide whether one answer would serve both.",
     body="First question: {first}\nSecond question: {second}",
@@ -107,8 +109,8 @@ def _mnli(name: str, files: Files, **other) -> Task:
         columns={
             "premise": ("sentence1", "Premise", "premise"),
             "hypothesis": ("sentence2", "Hypothesis", "hypothesis"),
-            "label": ("gold_label", "Label", "label"),
-            "id": ("index", "idx"),
+            LABEL: ("gold_label", "Label", "label"),
+            ID: ("index", "idx"),
         },
         labels=("entailment", "neutral", "contradiction"),
         words=THREE_WAY,
@@ -141,7 +143,12 @@ MNLI_MM = _mnli(
 )
 AX = _mnli(
     "glue/ax",
-    Files("AX", {"test": ("diagnostic-full.tsv", "diagnostic.tsv")}, ("glue", "ax"), hub_splits={"test": "test"}),
+    Files(
+        "AX",
+        {"test": ("diagnostic-full.tsv", "diagnostic.tsv", "../diagnostic/diagnostic.tsv")},
+        ("glue", "ax"),
+        hub_splits={"test": "test"},
+    ),
     metrics=("matthews",),
     eval_split="test",
     train_task="glue/mnli",
@@ -150,7 +157,7 @@ AX = _mnli(
 QNLI = Task(
     name="glue/qnli",
     files=Files("QNLI", TSV, ("glue", "qnli")),
-    columns={"question": ("question",), "sentence": ("sentence",), "label": ("label",), "id": ("index", "idx")},
+    columns={"question": ("question",), "sentence": ("sentence",), LABEL: ("label",), ID: ("index", "idx")},
     labels=("entailment", "not_entailment"),
     words=ENTAILED,
     plain="{sentence}\nQuestion: {question}\nIs it answered here?",
@@ -163,7 +170,7 @@ QNLI = Task(
 RTE = Task(
     name="glue/rte",
     files=Files("RTE", TSV, ("glue", "rte")),
-    columns={"premise": ("sentence1",), "hypothesis": ("sentence2",), "label": ("label",), "id": ("index", "idx")},
+    columns={"premise": ("sentence1",), "hypothesis": ("sentence2",), LABEL: ("label",), ID: ("index", "idx")},
     labels=("entailment", "not_entailment"),
     words=ENTAILED,
     plain=NLI_PLAIN,
@@ -176,7 +183,7 @@ RTE = Task(
 WNLI = Task(
     name="glue/wnli",
     files=Files("WNLI", TSV, ("glue", "wnli")),
-    columns={"premise": ("sentence1",), "hypothesis": ("sentence2",), "label": ("label",), "id": ("index", "idx")},
+    columns={"premise": ("sentence1",), "hypothesis": ("sentence2",), LABEL: ("label",), ID: ("index", "idx")},
     labels=("not_entailment", "entailment"),
     aliases={"0": "not_entailment", "1": "entailment"},
     words=ENTAILED,

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .. import yamls
+from .. import files, yamls
 from ..errors import UserError, did_you_mean, did_you_mean_path
 from ..names import problem, short
-from .task import Table, Task, template_fields
+from .task import ID, LABEL, Table, Task, template_fields
 
 SUITE = "own"
 SUFFIXES = (".yaml", ".yml")
@@ -124,6 +124,33 @@ def dump(task_file: Path, into: Path) -> None:
     into.parent.mkdir(parents=True, exist_ok=True)
     kept = said.model_copy(update=changes).model_dump(exclude_defaults=True)
     into.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def digests(task_file: Path) -> dict[str, str]:
+    """Split -> SHA-256 of the table that a task file names for it."""
+    said = TaskFile.model_validate(_read(task_file)[0])
+    named = {} if said.hub is not None else {split: getattr(said, split) for split in ("train", "dev", "test")}
+    tables = {split: task_file.parent / name for split, name in named.items() if name}
+    return {split: files.digest(path) for split, path in tables.items() if path.is_file()}
+
+
+def changed_since(task_file: Path, run: Path) -> str:
+    """What a run was not made with any more: the task's file, or a table that it names. Empty if nothing has changed.
+    Where files lie does not count."""
+    kept = run / "tasks" / task_file.name
+    if not kept.is_file():
+        return ""
+
+    def meaning(path: Path) -> dict[str, Any]:
+        said = TaskFile.model_validate(_read(path)[0])
+        tables = {split: Path(name).name for split in ("train", "dev", "test") if (name := getattr(said, split))}
+        return {**said.model_dump(), **tables, "name": said.name or _stem(path)}
+
+    if meaning(kept) != meaning(task_file):
+        return str(task_file)
+    was = files.read_json(run / "environment.json").get("tables", {}).get(task_file.name, {})
+    now = digests(task_file)
+    return next((f"the {split} table of {task_file}" for split in was if was[split] != now.get(split)), "")
 
 
 def _stem(path: Path) -> str:
@@ -277,8 +304,8 @@ def _task(said: TaskFile, path: Path) -> Task:
     template = said.template.rstrip("\n")
     body, _, cue = template.rpartition("\n")
     names = dict.fromkeys(template_fields(template))
-    columns = {name: tuple(dict.fromkeys((said.fields.get(name, name), name))) for name in names}
-    columns |= {"label": (said.label,)} | ({"id": (said.id,)} if said.id else {})
+    columns = {name: (said.fields.get(name, name),) for name in names}
+    columns |= {LABEL: (said.label,)} | ({ID: (said.id,)} if said.id else {})
     splits = {split: name for split in ("train", "dev", "test") if (name := getattr(said, split)) is not None}
     hub = (said.hub.dataset, said.hub.config, said.hub.revision) if said.hub else None
     return Task(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .glue import ENTAILED, NLI_ASK, NLI_BODY, NLI_PLAIN, THREE_WAY
-from .task import Example, Files, Row, Task
+from .task import ID, LABEL, Example, Files, Row, Task
 
 JSONL = {"train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl"}
 YES_NO = {"True": "Yes", "False": "No"}
@@ -14,7 +14,7 @@ PASSAGE_QUESTION = "{passage}\nQuestion: {question}\n"
 BOOLQ = Task(
     name="superglue/boolq",
     files=Files("BoolQ", JSONL, ("super_glue", "boolq")),
-    columns={"passage": ("passage",), "question": ("question",), "label": ("label",), "id": ("idx",)},
+    columns={"passage": ("passage",), "question": ("question",), LABEL: ("label",), ID: ("idx",)},
     labels=("False", "True"),
     words=YES_NO,
     plain="{passage}\nQuestion: {question}?\nAnswer:",
@@ -27,7 +27,7 @@ BOOLQ = Task(
 CB = Task(
     name="superglue/cb",
     files=Files("CB", JSONL, ("super_glue", "cb")),
-    columns={"premise": ("premise",), "hypothesis": ("hypothesis",), "label": ("label",), "id": ("idx",)},
+    columns={"premise": ("premise",), "hypothesis": ("hypothesis",), LABEL: ("label",), ID: ("idx",)},
     labels=("entailment", "contradiction", "neutral"),
     words=THREE_WAY,
     plain=NLI_PLAIN,
@@ -45,8 +45,8 @@ COPA = Task(
         "choice1": ("choice1",),
         "choice2": ("choice2",),
         "question": ("question",),
-        "label": ("label",),
-        "id": ("idx",),
+        LABEL: ("label",),
+        ID: ("idx",),
     },
     labels=("0", "1"),
     words={"0": "1", "1": "2"},
@@ -136,7 +136,7 @@ RECORD = Task(
 RTE = Task(
     name="superglue/rte",
     files=Files("RTE", JSONL, ("super_glue", "rte")),
-    columns={"premise": ("premise",), "hypothesis": ("hypothesis",), "label": ("label",), "id": ("idx",)},
+    columns={"premise": ("premise",), "hypothesis": ("hypothesis",), LABEL: ("label",), ID: ("idx",)},
     labels=("entailment", "not_entailment"),
     words=ENTAILED,
     plain=NLI_PLAIN,
@@ -149,7 +149,7 @@ RTE = Task(
 WIC = Task(
     name="superglue/wic",
     files=Files("WiC", JSONL, ("super_glue", "wic")),
-    columns={"word": ("word",), "first": ("sentence1",), "second": ("sentence2",), "label": ("label",), "id": ("idx",)},
+    columns={"word": ("word",), "first": ("sentence1",), "second": ("sentence2",), LABEL: ("label",), ID: ("idx",)},
     labels=("False", "True"),
     words=YES_NO,
     plain="{first}\n{second}\nDoes {word} mean the same in both?",
@@ -202,7 +202,7 @@ WSC = Task(
 AXB = Task(
     name="superglue/axb",
     files=Files("AX-b", {"test": "AX-b.jsonl"}, ("super_glue", "axb"), hub_splits={"test": "test"}),
-    columns={"premise": ("sentence1",), "hypothesis": ("sentence2",), "label": ("label",), "id": ("idx",)},
+    columns={"premise": ("sentence1",), "hypothesis": ("sentence2",), LABEL: ("label",), ID: ("idx",)},
     labels=("entailment", "not_entailment"),
     words=ENTAILED,
     plain=NLI_PLAIN,

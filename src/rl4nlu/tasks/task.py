@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
+LABEL, ID = "<label>", "<id>"
+"""Keys of `Task.columns` that no template can name: a column called label may be shown, where it is not the label."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Example:
     document: str | None = None
     """The passage that rows share: what is drawn again when an error bar is bootstrapped (default: the group)."""
 
+    def unit(self, number: int) -> str:
+        """What is drawn, or held out, as a whole: the document, else the group, else this row, of that number."""
+        return self.document or self.group or f"row {number}"
+
 
 @dataclass(frozen=True)
 class Files:
@@ -44,6 +50,8 @@ class Files:
     )
     headerless: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Split -> column names, for files without a header line."""
+    torn: Mapping[str, int] = field(default_factory=dict)
+    """Split -> at most so many lines of the official file do not have its columns; they are left out."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Task:
     files: Files | None
     """None: the rows are made by `generate`."""
     columns: Mapping[str, tuple[str, ...]]
-    """Field -> the column names it goes by (official file, hub copy). `label` and `id` stand here too."""
+    """Field, LABEL or ID -> the column names it goes by (official file, hub copy)."""
     labels: tuple[str, ...]
     """In the order of the hub's label numbers."""
     words: Mapping[str, str]
@@ -82,6 +90,8 @@ class Task:
     metrics: tuple[str, ...]
     free: tuple[str, ...]
     """Fields that may be cut when a prompt is too long; never the question."""
+    may_be_empty: tuple[str, ...] = ()
+    """Fields that are empty in some rows of the official file."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other spellings of the labels in the official files: "1" -> "positive"."""
     numeric: bool = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..labels import distinguishing
 from ..settings import PpoSettings, TrainSettings
-from ..tokens import Batch
+from ..tokens import SPARE, Batch
 from .sizes import Sizes
 from .work import Pass, Rows, Work, decoding, decoding_anew, pass_of, passes, reading, total, updating
 
@@ -90,7 +90,7 @@ class Counter:
             pairs = [(row.ids, distinguishing(row.answers)) for row in rows]
             return self._apart(found + self.read(self.batches(pairs, [row.kind for row in rows]), words=False))
         longest = _longest(rows)
-        most = room or longest + 4
+        most = room or longest + SPARE
         return self._apart(found + self.write(rows, 1, min(longest, most) if self.taught else most, most))
 
     # -- steps of training ---------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Counter:
         return [range(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
 
     def _room(self, rows: Sequence[Row], settings: PpoSettings) -> int:
-        return settings.answer_tokens or _longest(rows) + 4
+        return settings.answer_tokens or _longest(rows) + SPARE
 
     def _own(self, rows: Sequence[Row], settings: PpoSettings) -> int:
         """Tokens of an answer alone."""
