@@ -153,3 +153,14 @@ def test_a_function_stays_one_after_its_module_is_imported(here, tiny_model):
     rl4nlu.evaluate("mini/question", tiny_model, limit=2)
     for name in ("evaluate", "sft", "ppo", "classify", "predict", "resume", "report"):
         assert inspect.isfunction(getattr(rl4nlu, name))
+
+
+def test_lines_end_by_line_feeds_alone(here, tiny_model):
+    """Other letters that some take for the end of a line stand in answers and names of rows."""
+    run = rl4nlu.sft("mini/question", tiny_model, **SHORT)
+    names = ["a\u2028b", "c\u2029", "d\x85e"]
+    answers = run.predict([{"id": name, "question": f"Who is {name}?"} for name in names])
+    assert [answer["id"] for answer in answers] == names
+    lines = [json.dumps({**row, "text": "\u2028"}, ensure_ascii=False) for row in run.predictions]
+    (run.path / "predictions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert [row["text"] for row in run.predictions] == ["\u2028"] * len(lines)

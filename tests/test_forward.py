@@ -182,3 +182,29 @@ def test_frozen_output_embedding_gives_the_same_gradients(name):
     assert gradients[0].keys() == gradients[1].keys()
     for n, g in gradients[0].items():
         assert (g - gradients[1][n]).abs().max() <= TOLERANCE * max(1.0, largest), n
+
+
+@pytest.mark.parametrize("name", ["llama", "cohere", "gpt_neox"])
+@torch.no_grad()
+def test_labels_do_not_tie_in_bfloat16(name):
+    """Their logits are summed up in float32: bfloat16 has steps of an eighth where logits are 20, and which of two
+    labels came first would decide. Held against float64 on the same states."""
+    model = tiny(name).to(torch.bfloat16)
+    head = model.get_output_embeddings()
+    head.weight.mul_(8)
+    rows = [(PREFIX + own, ((11,), (14,), (12,))) for own in RAGGED]
+    states = []
+    handle = model.base_model.register_forward_hook(lambda _, __, out: states.append(out.last_hidden_state[0]))
+    expected = []
+    for prompt, _ in rows:
+        model(input_ids=torch.tensor([prompt]))
+        logits = states[-1][-1].double() @ head.weight.double().T
+        expected.append(logits[[11, 14, 12]] * getattr(model, "logit_scale", 1.0))
+    handle.remove()
+    for batch in micro_batches(rows, 10_000, pad=0):
+        found = score(model, batch, shares_prefix(model), closed=True).logp_BKA[:, :, 0]
+        for i, row in enumerate(batch.rows):
+            spread = found[i].double() - found[i, 0].double() - (expected[row] - expected[row][0])
+            # the states themselves are bfloat16, in another order of sums: no more than that is left
+            assert float(spread.abs().max()) < 0.02 * float(expected[row].abs().max())
+        assert (found != found.to(torch.bfloat16).float()).float().mean() > 0.5

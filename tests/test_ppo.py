@@ -15,6 +15,7 @@ from rl4nlu.config import validate
 from rl4nlu.forward import score
 from rl4nlu.methods import ppo, sft
 from rl4nlu.models import load_policy
+from rl4nlu.prepare import prepare_training, shots_of
 from rl4nlu.settings import PpoSettings, SftSettings
 from rl4nlu.tasks import find
 from rl4nlu.tokens import micro_batches
@@ -156,13 +157,21 @@ def test_from_the_base_model_and_numeric_rewards(tiny_model):
 
 
 def test_a_start_brings_its_own_settings(tmp_path):
-    """Model, template, examples and LoRA are those of the run to start from; nothing is silently mixed."""
+    """Model, template, examples and LoRA are those of the run to start from; nothing is silently mixed, and the seed is
+    one's own."""
     values = {"task": TASK, "model": "mini", "max_steps": 1, "eval_limit": 8, "template": "verdict", "lora": {"r": 4}}
+    values |= {"shots": 2, "seed": 3}
     first, _ = sft.sft(validate(SftSettings, {**values, "out": tmp_path / "first"}))
-    chosen = {"task": TASK, "init": first.path, "max_steps": 1, "batch_size": 4, "eval_limit": 8}
+    chosen = {"task": TASK, "init": first.path, "max_steps": 1, "batch_size": 4, "eval_limit": 8, "seed": 5}
     second, (result,) = ppo.ppo(validate(PpoSettings, {**chosen, "out": tmp_path / "second"}))
     assert result["template"] == "verdict"
+    assert (result["shots"], result["seed"]) == (2, 5)
     saved = (second.path / "config.yaml").read_text()
+    assert "shots_seed: 3" in saved
+    shown = {example.id for example in shots_of(find(TASK), validate(SftSettings, {**values, "out": None}))}
+    rows = prepare_training(validate(PpoSettings, {**chosen, "out": tmp_path / "third"}))
+    assert {example.id for example in rows.shots[TASK]} == shown
+    assert not shown & {example.id for example in (*rows.learnt[TASK], *rows.held[TASK])}
     assert "r: 4" in saved
     assert "model: mini" in saved
     assert json.loads((second.path / "adapter" / "adapter_config.json").read_text())["r"] == 4

@@ -83,10 +83,10 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
     folders: list[Path] = []
     for path in paths:
         below = [path] if (path / "results.json").is_file() else sorted(f.parent for f in path.rglob("results.json"))
-        inner = [folder for folder in below if TUNING not in folder.relative_to(path).parts]
+        inner = [folder for folder in below if not _only_chose(folder, path)]
         folders += inner or [path]  # of one without results the reader says so
         unfinished = [f.parent for f in path.rglob("status.json") if f.parent not in below and f.parent != path]
-        for folder in sorted(one for one in unfinished if TUNING not in one.relative_to(path).parts):
+        for folder in sorted(one for one in unfinished if not _only_chose(one, path)):
             say.note(f"note: {folder} has no results yet, so the report is without it")
     names = _short_names(folders)
     runs = []
@@ -100,6 +100,12 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
     runs = _with_states(runs)
     saved.same_metrics([result for run in runs for result in run.results])
     return runs
+
+
+def _only_chose(folder: Path, path: Path) -> bool:
+    """Whether a run that was found below a path is one by which a suite chose settings."""
+    above = folder.relative_to(path).parents
+    return any(one.name == TUNING and (path / one.parent / "suite.json").is_file() for one in above)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
