@@ -41,7 +41,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rl4nlu import files, stop
 from rl4nlu.errors import Diverged, UserError
-from rl4nlu.run import lock
+from rl4nlu.lock import lock
 from rl4nlu.seeding import derive, generator
 
 UNSEEN = -100

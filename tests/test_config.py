@@ -34,7 +34,7 @@ KINDS = [
 
 # A new setting is added here on purpose: every one is a promise to keep.
 COMMON = "task model data limit max_bad_rows seed split device dtype quantize max_length truncate out"
-PROMPT = f"{COMMON} template chat shots reason max_tokens"
+PROMPT = f"{COMMON} template chat shots shots_seed reason max_tokens"
 LORA = "lora.r lora.alpha lora.dropout lora.rslora lora.target"
 TRAIN = (
     f"{PROMPT} init preset epochs max_steps batch_size learning_rate optimizer schedule warmup weight_decay "

@@ -50,6 +50,7 @@ OTHERS = {
     "lm_eval ": "another program",
     "tensorboard ": "another program, which waits for a browser",
     "sbatch ": "a batch system's",
+    "exec rl4nlu ": "the last line of a batch script; that its words are right is seen where they stand alone",
     "ray start ": "a cluster's; tests/test_suite_ray.py has one",
     ".venv/bin/rl4nlu": "the program in the environment that make sets up",
 }

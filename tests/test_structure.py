@@ -21,6 +21,7 @@ FLOW = [
     "say",
     "processes",
     "files",
+    "lock",
     "progress",
     "seeding",
     "tasks",

@@ -73,6 +73,7 @@ FILES: dict[str, str] = {
     "command.txt": "the command that makes the run again",
     "environment.json": "versions of Python and the libraries, how many processes made the run, where it was begun",
     "identity.json": "fingerprints of settings, rows, prompts and weights: `resume` wants the same ones",
+    "held_out.json": "ids of the training rows that were held out, by task; a run that starts here takes the same",
     "results.json": "scores with standard errors, one entry a task",
     "predictions.jsonl": "one row a line: id, gold, prediction, log-probabilities of the labels or the text",
     "prompts.json": "the prompts of up to 200 rows a task, for a reader of the answers",

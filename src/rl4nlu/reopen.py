@@ -10,13 +10,13 @@ from typing import Any
 from . import processes, say
 from .config import validate
 from .errors import UserError, did_you_mean_path
-from .plan import SOURCES, show
 from .prepare import prepare_classifier_evaluation, prepare_classify, prepare_evaluation, prepare_training
 from .run import Run, command_of, read_config, read_results, status_of
 from .settings import (
     BESIDE,
     MEMORY,
     RUNS,
+    SOURCES,
     ClassifySettings,
     EvaluateSettings,
     PpoSettings,
@@ -145,7 +145,7 @@ def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
         return False
     try:
         changed = differing(validate(type(settings), read_config(path)), settings)
-        told = ", ".join(f"{key} {show(was)}, and {show(now)} now" for key, was, now in changed)
+        told = ", ".join(f"{key} {was!r}, and {now!r} now" for key, was, now in changed)
     except UserError as wrong:
         told = str(wrong)
     if not told:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -13,15 +12,13 @@ from typing import Any
 
 from . import config, files, processes, say, settings, track
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, PeerLost, UserError, did_you_mean_path
+from .lock import is_locked, lock
 from .names import short
 from .stop import Interrupted, deferred
 from .tasks.own import digests, dump, is_file
 
 SCHEMA = 1
 STATUS = "status.json"
-LOCK = "run.lock"
-BUSY = (errno.EAGAIN, errno.EACCES)
-"""How a lock is refused that somebody else holds."""
 PATHS = ("data", "init", "adapter", "model")
 """Settings that may be relative to the folder in which the run was begun."""
 ENDS = {Interrupted: "stopped", NoSpace: "stopped", OutOfMemory: "stopped", PeerLost: "stopped", Diverged: "diverged"}
@@ -60,7 +57,7 @@ class Run:
         self.identity: Mapping[str, Any] = {}
         if not writes:
             return
-        self._lock = lock(path)
+        self._lock = lock(path, _who(path))
         status = files.read_json(path / STATUS)
         self._before = str(status.get("state", "stopped")), str(status.get("why", ""))
 
@@ -244,56 +241,17 @@ class Run:
             error.run = self.path
 
 
-def lock(path: Path) -> int | None:
-    """Nobody else may work in this folder as long as this file descriptor is open.
-
-    Raises:
-        UserError: another process does.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return None
-    try:
-        held = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as wrong:
-        raise UserError(f"{path} cannot be written to ({wrong.strerror}); name another folder (--out)") from None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as wrong:
-        if wrong.errno not in BUSY:
-            return held  # a file system without locks
-        os.close(held)
-        status = files.read_json(path / STATUS)
-        who = f"process {status['process']} on {status.get('host', '?')}" if "process" in status else "another process"
-        raise UserError(f"{path} is in use by {who}: wait for it or stop it, or name another folder (--out)") from None
-    return held
+def _who(path: Path) -> str:
+    """Which process works in a folder, as it says itself; empty if it does not."""
+    status = files.read_json(path / STATUS)
+    return f"process {status['process']} on {status.get('host', '?')}" if "process" in status else ""
 
 
 def status_of(path: Path) -> str:
     """How far a run is: running, finished, stopped, diverged, failed; killed, if it says running and nobody works in
     it. Empty for what is no run folder, or one of an older version."""
     state = files.read_json(path / STATUS).get("state", "")
-    return "killed" if state == "running" and not _is_locked(path) else state
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process works in this folder, which need not be this user's to write to."""
-    try:
-        import fcntl
-
-        held = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except (ImportError, OSError):  # not known: what it says of itself stands
-        return True
-    try:
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as wrong:
-        return wrong.errno in BUSY
-    finally:
-        os.close(held)
-    return False
+    return "killed" if state == "running" and not is_locked(path) else state
 
 
 def check_same(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -16,14 +16,18 @@ from .state import State
 
 
 class BestState:
-    """The trainable weights with the best held-out score so far; the state at the start is the first candidate.
+    """The trainable weights with the best held-out score so far.
 
     The score is the mean over the tasks of each one's first metric. Scores are equal far more often than one thinks on
-    a few hundred rows: a later state must be strictly better.
+    a few hundred rows. Reinforcement learning, and whatever goes on from an adapter, must be strictly better to replace
+    what is there, the start included; who teaches a base model (`untaught`) wants what was taught: its start is no
+    candidate, and of equal states the later is kept.
     """
 
-    def __init__(self, policy: Policy, held: Sequence[Question], settings: TrainSettings, steps: int) -> None:
-        self.policy, self.settings = policy, settings
+    def __init__(
+        self, policy: Policy, held: Sequence[Question], settings: TrainSettings, steps: int, untaught: bool = False
+    ) -> None:
+        self.policy, self.settings, self.untaught = policy, settings, untaught
         self.held = [question for question in held if len(question.rows)]
         self.every, self.steps = max(1, steps // 5), steps
         self.step, self.score = 0, float("-inf")
@@ -31,7 +35,7 @@ class BestState:
 
     def start(self) -> None:
         """Look at the state at the start, if that has not been done."""
-        if self.held and not self._weights:
+        if self.held and not self._weights and not self.untaught:
             self._consider(0)
 
     def is_due(self, step: int) -> bool:
@@ -64,7 +68,7 @@ class BestState:
     def _consider(self, step: int) -> float:
         training = self.policy.model.training
         score = fmean(self._score(question) for question in self.held)
-        if score > self.score:
+        if score > self.score or (self.untaught and score == self.score):
             self.step, self.score = step, score
             self._weights = {name: weight.detach().clone() for name, weight in self.policy.named_trainable().items()}
         self.policy.model.train(training)

@@ -45,7 +45,7 @@ def train(
     weights = policy.trainable()
     optimizer = optim.make_optimizer(settings, weights)
     steps = optim.steps_of(settings, len(mixture))
-    best = BestState(policy, held, settings, steps)
+    best = BestState(policy, held, settings, steps, untaught=settings.init is None)
     parts = {**parts_of(policy, optimizer), "best": best}
     session = Session(run, parts, steps, settings, policy.device)
     with Meter(f"sft {mixture.title}", steps, done=session.step) as meter, session:

@@ -10,15 +10,13 @@ from typing import Any
 from ..config import names, with_preset
 from ..errors import UserError, did_you_mean
 from ..names import problem, short
-from ..settings import RUNS, EvaluateSettings, Resources, SuiteSettings
+from ..settings import RUNS, SOURCES, EvaluateSettings, Resources, SuiteSettings
 from .job import Job
 from .values import flat, nested
 
 COMMANDS = ("evaluate", "sft", "ppo", "classify")
 """What a method may be."""
 OURS = ("task", "seed", "out")
-SOURCES = ("init", "adapter")
-"""Settings that name another method's run."""
 RESOURCES = tuple(f"resources.{name}" for name in Resources.model_fields)
 
 

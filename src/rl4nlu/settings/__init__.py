@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .ask import EvaluateSettings, PredictSettings
-from .base import BESIDE, ELSEWHERE, MEMORY, Frozen, LoraSettings, PromptSettings, Settings
+from .base import BESIDE, ELSEWHERE, MEMORY, SOURCES, Frozen, LoraSettings, PromptSettings, Settings
 from .presets import PRESETS
 from .tools import (
     CheckSettings,
@@ -27,6 +27,7 @@ __all__ = [
     "MEMORY",
     "PRESETS",
     "RUNS",
+    "SOURCES",
     "CheckSettings",
     "ClassifySettings",
     "DemoSettings",

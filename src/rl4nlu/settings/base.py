@@ -16,6 +16,8 @@ ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
 """Settings that say where something lies: what lies there has a fingerprint."""
 MEMORY = {"device", "max_tokens", "save_every"}
 """Settings that change the last bits of what comes out at most, but for the masks of dropout."""
+SOURCES = ("init", "adapter")
+"""Settings that name the run to start from."""
 BESIDE = {"track"}
 """Settings that change nothing of what comes out."""
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..lock import BUSY
 from ..plan import make_plan
-from ..run import BUSY
 from ..settings import SuiteSettings
 from ..stop import Interrupted
 from .board import Board
