@@ -69,7 +69,7 @@ def probe(sizes: Sizes, device: str, dtype: torch.dtype, tokens: int = MOST) -> 
     rates["decode_call"] = max(rates["decode_call"] - small.layer * small.bytes / memory, 0.0)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "this machine"
     known = next((one for key, one in GPUS.items() if key in name.replace(" ", "")), None)
-    return Machine(
+    found = Machine(
         name=name,
         **rates,
         attention=_attention(small, device, dtype, gpu),
@@ -85,6 +85,10 @@ def probe(sizes: Sizes, device: str, dtype: torch.dtype, tokens: int = MOST) -> 
         cores_shared=not gpu,
         capacity=float(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else 0.0,
     )
+    del model
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()  # a suite's own process measures, and its workers need the memory
+    return found
 
 
 def _fitting(sizes: Sizes, gpu: bool) -> Sizes:
