@@ -1,6 +1,7 @@
 """Rows -> examples: from a folder in the official layout, the hub's parquet copies, the bundle, or a user's own table.
 
-Every row is checked; what is wrong is named by file and line, and nothing is guessed.
+Every row is checked, and counted where it is a torn line that an official file is known to hold; what is wrong is named
+by file and line, and nothing is guessed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command line prints them as one line and exits with code 2."""
+"""What a user can mend: one line, exit code 2; what stops a run: exit codes 3 to 6."""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def folder_in_one_step(path: Path, size: int = 0) -> Iterator[Path]:
-    """A folder to fill, which takes its place at the end of the block: the old one or the new one, and who may read it
-    may read its files.
+    """A folder to fill, which takes its place at the end of the block: the old one or the new one (a mount point is
+    filled file by file), and who may read it may read its files.
 
     Args:
         path: where the folder shall be; what is there is replaced.

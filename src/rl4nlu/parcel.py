@@ -96,7 +96,8 @@ def pack(found: Finished, repo: str, base: str, licence: Mapping[str, str], pred
     results = [{**result, "model": model} for result in found.results]
     files["results.json"] = _json({"schema": 1, "results": _without_folders(results)})
     environment = _object(found.path / "environment.json")
-    environment.pop("folder", None)
+    for name in ("folder", "tables"):
+        environment.pop(name, None)
     files["environment.json"] = _json(_without_folders(environment))
     for file in found.task_files:
         values = yamls.values(file, file.read_text(encoding="utf-8"))

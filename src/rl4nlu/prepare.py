@@ -28,7 +28,15 @@ from .settings import (
 from .sources import MINI, check_quantiser, lacks_chat_template, source_of
 from .tasks import Example, Task, find, find_all
 from .tasks.own import is_file
-from .trained import check_labels, classifier_source, continue_from, follow, own_task, trained_classifier
+from .trained import (
+    check_labels,
+    classifier_source,
+    continue_from,
+    follow,
+    own_task,
+    trained_classifier,
+    trained_settings,
+)
 
 T = TypeVar("T", bound=TrainSettings)
 Rows = dict[str, list[Example]]
@@ -123,10 +131,11 @@ def prepare_training(settings: T, reopened: bool = False) -> TrainingRows[T]:
         shown = {example.id for example in shots[task.name]}  # with their answers, in every prompt
         rows = [row for row in load_rows(task, "train", settings, settings.limit) if row.id not in shown]
         learnt[task.name], held[task.name] = hold_out(rows, settings, len(taught), before.get(task.name, ()))
-        if settings.init is not None and held[task.name] and not before.get(task.name) and not reopened:
+        unknown = settings.init is not None and held[task.name] and not before.get(task.name) and not reopened
+        if unknown and task.name in _taught_to(settings.init):
             say.line(
-                f"note: {settings.init} was trained on the rows of {task.name} by which the best state is chosen, too, "
-                "so that its own may look better than it is: train it with --select-rows as well"
+                f"note: {settings.init} may have learnt the rows of {task.name} by which the best state is chosen, so "
+                "that its own looks better than it is: train it with --select-rows as well"
             )
     dev = _rows(tasks, settings, settings.eval_limit)
     return TrainingRows(settings, tasks, taught, learnt, held, dev, shots, reopened)
@@ -277,6 +286,15 @@ def hold_out(
             held.update(rows[at])
     rest = [example for i, example in enumerate(examples) if i not in held]
     return rest, [examples[i] for i in sorted(held)]
+
+
+def _taught_to(run: Path | None) -> set[str]:
+    """The tasks whose training rows a run may have learnt."""
+    return (
+        set()
+        if run is None
+        else {data.training_task(task).name for task in find_all(own_task(run, trained_settings(run).task))}
+    )
 
 
 def held_by(run: Path | None) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """Files -> rows, each with its place for messages: the benchmarks' TSV and JSONL; CSV, TSV, JSONL, parquet of users.
 
-UTF-8 with or without a byte-order mark. A row that cannot be read is handed on as its error, so that the caller may go
-on with the next one.
+UTF-8 with or without a byte-order mark. A row that cannot be read is handed on as its error, so that the caller may
+go on with the next one; where a CSV file is broken there is no next one, and reading ends.
 """
 
 from __future__ import annotations

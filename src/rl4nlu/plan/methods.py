@@ -99,7 +99,8 @@ class Method:
         if self.command != "evaluate" or self.source:
             return True
         given = with_preset(EvaluateSettings, nested(values))
-        return bool(given.get("shots")) or given.get("decode") == "sample" or given.get("unparsable") == "random"
+        drawn = given.get("shots") and given.get("shots_seed") is None
+        return bool(drawn) or given.get("decode") == "sample" or given.get("unparsable") == "random"
 
     def job(self, name: str, task: str, seed: int, values: Mapping[str, Any], **more: Any) -> Job:
         """A run of it on a task.

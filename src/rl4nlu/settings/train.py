@@ -36,7 +36,7 @@ class TrainSettings(PromptSettings):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     select_rows: int = Field(256, ge=0)
-    """Keep the best state by N held-out training rows; at most a tenth of them; 0: keep the last."""
+    """Keep the best state by N held-out training rows, at most a tenth, or those that --init held out; 0: the last."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; default: as often as costs a hundredth of the time."""
     eval_limit: int | None = Field(None, gt=0)

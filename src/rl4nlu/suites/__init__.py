@@ -32,7 +32,8 @@ def suite(settings: SuiteSettings, foresee: Foresee | None = None) -> int:
         foresee: tells how long a run takes that nothing like it was made of.
 
     Raises:
-        UserError: the suite is not as it should be, or a run was made with other settings; nothing was started then.
+        UserError: the suite is not as it should be, or a finished run was made with other settings; nothing was
+            started then.
     """
     out = settings.out or Path("runs/suite")
     plan = make_plan(settings)

@@ -21,7 +21,7 @@ from .search import propose
 from .times import Times
 from .work import Outcome, Work, finished, read_sources
 
-INHERITED = ("model", "template", "chat", "max_length", "lora", "shots", "reason", "data")
+INHERITED = ("model", "template", "chat", "max_length", "lora", "shots", "shots_seed", "reason", "data", "quantize")
 """What a run takes from the one it starts from where nothing else is said (trained.follow)."""
 
 

@@ -27,7 +27,7 @@ from ..prepare import (
     prepare_evaluation,
     prepare_training,
 )
-from ..settings import ClassifySettings, EvaluateSettings, LoraSettings, Settings, TrainSettings
+from ..settings import ClassifySettings, EvaluateSettings, LoraSettings, PpoSettings, Settings, TrainSettings
 from ..shapes import META
 from ..sources import MINI, source_of
 from ..tasks import Example, Task
@@ -261,7 +261,8 @@ def _training(found: TrainingRows[Any], taught: bool, processes: int, sharded: b
         question = encoded(task, found.dev[task.name], ROWS)
         dev += _asked(counter, question, len(found.dev[task.name]), "score", None, settings.reason)
     read = sum(sum(map(len, part.values())) for part in (found.learnt, found.held, found.dev))
-    return Plan(sizes, steps, training * (steps / looked), held * (1 + math.ceil(steps / every)), dev, read, processes)
+    looks = math.ceil(steps / every) + (isinstance(settings, PpoSettings) or settings.init is not None)  # at the start
+    return Plan(sizes, steps, training * (steps / looked), held * looks, dev, read, processes)
 
 
 def _draw(questions: Sequence[Question], quotas: Sequence[int], size: int, drawn: np.random.Generator) -> list[Row]:
