@@ -17,6 +17,7 @@ from rl4nlu.methods import ppo, sft
 from rl4nlu.models import load_policy
 from rl4nlu.prepare import prepare_training, shots_of
 from rl4nlu.settings import PpoSettings, SftSettings
+from rl4nlu.suites.study import INHERITED
 from rl4nlu.tasks import find
 from rl4nlu.tokens import micro_batches
 
@@ -171,6 +172,9 @@ def test_a_start_brings_its_own_settings(tmp_path):
     shown = {example.id for example in shots_of(find(TASK), validate(SftSettings, {**values, "out": None}))}
     rows = prepare_training(validate(PpoSettings, {**chosen, "out": tmp_path / "third"}))
     assert {example.id for example in rows.shots[TASK]} == shown
+    asked = validate(PpoSettings, {**chosen, "out": tmp_path / "third"})
+    brought = {key for key in type(asked).model_fields if getattr(rows.settings, key) != getattr(asked, key)}
+    assert {"model", "template", "shots", "shots_seed", "lora"} <= brought <= set(INHERITED)  # a suite knows of them
     assert not shown & {example.id for example in (*rows.learnt[TASK], *rows.held[TASK])}
     assert "r: 4" in saved
     assert "model: mini" in saved
