@@ -42,9 +42,8 @@ def main(argv: Args | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if argv is None:
         sys.excepthook = _tell_crash
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # where a terminal has no plus-minus sign, a question mark will do
-            stream.reconfigure(errors="replace")
+    if hasattr(sys.stdout, "reconfigure"):  # where a terminal has no plus-minus sign, a question mark will do
+        sys.stdout.reconfigure(errors="replace")
     debug, machines = "--debug" in args, "--json" in args
     args = [arg for arg in args if arg not in ("--debug", "--json")]
     if not machines:

@@ -101,9 +101,7 @@ def _checked(
         if limit is not None and len(examples) >= limit:
             break
     if left_out:
-        _say_once(
-            f"{task.name}: {left_out} torn lines of the {split} file are left out, as the benchmark's own code does"
-        )
+        _say_once(f"{task.name}: {left_out} torn lines of the {split} file are left out, as other loaders do")
     return examples[:limit]
 
 

@@ -290,16 +290,14 @@ def hold_out(
 
 def _taught_to(run: Path | None) -> set[str]:
     """The tasks whose training rows a run may have learnt."""
-    return (
-        set()
-        if run is None
-        else {data.training_task(task).name for task in find_all(own_task(run, trained_settings(run).task))}
-    )
+    tasks = [] if run is None else find_all(own_task(run, trained_settings(run).task))
+    return {data.training_task(task).name for task in tasks}
 
 
-def held_by(run: Path | None) -> dict[str, list[str]]:
+def held_by(run: Path | None) -> dict[str, set[str]]:
     """Task -> the ids of the training rows that a run did not learn from."""
-    return {} if run is None else files.read_json(run / HELD_OUT)
+    said = {} if run is None else files.read_json(run / HELD_OUT)
+    return {task: {one for one in ids if isinstance(one, str)} for task, ids in said.items() if isinstance(ids, list)}
 
 
 def shots_of(task: Task, settings: PromptSettings) -> tuple[Example, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,14 @@ def digests(task_file: Path) -> dict[str, str]:
     said = TaskFile.model_validate(_read(task_file)[0])
     named = {} if said.hub is not None else {split: getattr(said, split) for split in ("train", "dev", "test")}
     tables = {split: task_file.parent / name for split, name in named.items() if name}
-    return {split: files.digest(path) for split, path in tables.items() if path.is_file()}
+    found = {split: (path, path.stat()) for split, path in tables.items() if path.is_file()}
+    return {split: _digest(path, stat.st_size, stat.st_mtime_ns) for split, (path, stat) in found.items()}
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Of a table as it was then: a suite asks for it once for every finished run."""
+    return files.digest(path)
 
 
 def changed_since(task_file: Path, run: Path) -> str:
