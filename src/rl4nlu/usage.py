@@ -100,6 +100,8 @@ def evaluation_of(found: Finished, model: str, folder: str) -> str:
         words.append("--chat")
     if first.get("shots"):  # the very examples
         words += ["--shots", str(first["shots"]), "--seed", str(settings.seed)]
+        if (chosen := getattr(settings, "shots_seed", None)) is not None:
+            words += ["--shots-seed", str(chosen)]
     if first.get("reason"):
         words += ["--reason", str(first["reason"])]
     if settings.max_length is not None:
