@@ -32,7 +32,8 @@ import torch
 import tyro
 from outcome import in_one_line
 from pretrain_muon import Muon
-from pretrain_settings import BESIDE, Settings
+from pretrain_past import Part, Past, start_of
+from pretrain_settings import ASKED, BESIDE, Settings
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -54,23 +55,23 @@ def order(seed: int, epoch: int, blocks: int) -> np.ndarray:
     return generator(seed, "pretrain/order", epoch).permutation(blocks)
 
 
-def batches(settings: Settings, text: pretrain_text.Text, step: int) -> list[tuple[Tensor, Tensor]]:
-    """The two halves of a step: (ids, labels), each of B rows of T tokens. Books are read in blocks of the context's
-    length, in an order of their own; a short row is a part of a block. In the second stage one half is books still."""
-    half, start, alone = settings.batch // 2, step * settings.batch, settings.first_of_form * settings.batch
-    reads = [start, start + half] if start < alone else [alone + (start - alone) // 2]
-    length = settings.short if start < settings.books else settings.context
-    blocks = len(text.seen) // settings.context
-    parts = []
-    for read in reads:
-        picked = []
-        for i in range(read // settings.context, (read + half) // settings.context):
-            at = order(settings.seed, i // blocks, blocks)[i % blocks] * settings.context
-            picked.append(text.seen[at : at + settings.context])
-        ids = torch.from_numpy(np.stack(picked).astype(np.int64)).view(-1, length)
-        parts.append((ids, ids))
-    if start >= alone:
-        parts.append(pretrain_form.batch(text, settings.seed, step, half, settings.context, UNSEEN))
+def batches(settings: Settings, text: pretrain_text.Text, step: int, before: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """The parts of a step: (ids, labels), each of B rows of T tokens. Text is read in blocks of the context's length,
+    in an order of their own, behind the tokens that were read before; a short row is a part of a block. The second
+    stage has two parts, text and prompts."""
+    start, alone = step * settings.batch, settings.first_of_form * settings.batch
+    asked = settings.batch // ASKED if start >= alone else 0
+    length = settings.context if settings.books <= start < alone else settings.short
+    count, blocks = settings.batch - asked, len(text.seen) // settings.context
+    first = before + (start if start < alone else alone + (start - alone) // settings.batch * count)
+    picked = []
+    for i in range(first // settings.context, (first + count) // settings.context):
+        at = order(settings.seed, i // blocks, blocks)[i % blocks] * settings.context
+        picked.append(text.seen[at : at + settings.context])
+    ids = torch.from_numpy(np.stack(picked).astype(np.int64)).view(-1, length)
+    parts = [(ids, ids)]
+    if asked:
+        parts.append(pretrain_form.batch(text, settings.seed, step, asked, settings.context, UNSEEN))
     return parts
 
 
@@ -80,7 +81,8 @@ def rate_at(settings: Settings, step: int) -> float:
     if step < warm:
         return (step + 1) / warm
     left = (settings.steps - step) / (settings.steps - warm)
-    return left if settings.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    above = left if settings.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return settings.last_rate + (1 - settings.last_rate) * above
 
 
 class Training:
@@ -113,11 +115,15 @@ class Training:
         for name, weight in self.model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 torch.nn.init.zeros_(weight)  # every layer begins as the identity
+        self.past = Past(self.text.made_of)
+        if settings.start:
+            self.past = start_of(settings.start, self.text.made_of, self.text.tokenizer, self.model)
         weights = dict(self.model.named_parameters())
         matrices = [w for name, w in weights.items() if w.dim() == 2 and "layers" in name]
         others = [w for name, w in weights.items() if not (w.dim() == 2 and "layers" in name)]
+        dtype = torch.bfloat16 if settings.bfloat16 else torch.float32
         self.optimizers = (
-            (Muon(matrices, settings.weight_decay), settings.muon_rate),
+            (Muon(matrices, settings.weight_decay, dtype), settings.muon_rate),
             (torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, lr=0.0), settings.adamw_rate),
         )
         self.compiled = torch.compile(self.summed, dynamic=False) if settings.compile else self.summed
@@ -132,7 +138,7 @@ class Training:
 
     def summed(self, embedded: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats, summed over the tokens that it is asked for: (B, T, width), (B, T) -> ()."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.device.startswith("cuda")):
+        with torch.autocast(embedded.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
             states = self.model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, :-1]
             logits = self.model.lm_head(states)
         return cross_entropy(
@@ -140,19 +146,19 @@ class Training:
         )
 
     def train_step(self) -> float:
-        """One step; returns the loss in nats a token, the mean over both halves.
+        """One step; returns the loss in nats a token, each part weighted by its tokens.
 
         Raises:
             Diverged: the loss or a gradient is not finite; no weight was changed.
         """
-        parts = batches(self.settings, self.text, self.step)
+        parts = batches(self.settings, self.text, self.step, self.past.read)
         total = 0.0
         for ids, labels in parts:
             count = int((labels[:, 1:] != UNSEEN).sum())
             ids, labels = ids.to(self.settings.device), labels.to(self.settings.device)
             embedded = self.embedded(ids)
             leaf = embedded.detach().requires_grad_()  # where the compiled part begins
-            loss = self.compiled(leaf, labels) / count / len(parts)
+            loss = self.compiled(leaf, labels) / count * (ids.numel() / self.settings.batch)
             loss.backward()
             embedded.backward(leaf.grad)
             total += float(loss.detach())
@@ -284,7 +290,12 @@ class Training:
             named.write_text(text.replace("TokenizersBackend", "PreTrainedTokenizerFast"), encoding="utf-8")
             if settings.sources:
                 shutil.copyfile(settings.sources, part / "SOURCES.txt")
-            (part / "README.md").write_text(pretrain_card.write(settings, self.text, weights), encoding="utf-8")
+            log = [json.loads(line) for line in (settings.out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+            here = Part(pretrain_card.command(settings), settings.read, log)
+            past = Past(self.past.made_of, (*self.past.parts, here))
+            past.write(part)
+            card = pretrain_card.write(settings, self.text, weights, past)
+            (part / "README.md").write_text(card, encoding="utf-8")
         return folder
 
 
@@ -303,8 +314,12 @@ def train(settings: Settings) -> Path:
     kept = settings.out / "settings.json"
     held = lock(settings.out)
     try:
-        noted = {name: value for name, value in asdict(settings).items() if name not in (*BESIDE, "text", "out")}
+        noted = {
+            name: value for name, value in asdict(settings).items() if name not in (*BESIDE, "text", "out", "start")
+        }
         noted["sha256"] = [files.digest(path) for path in settings.text]
+        if settings.start and (weights := settings.start / "model.safetensors").is_file():
+            noted["start"] = files.digest(weights)
         if kept.exists() and files.read_json(kept) != noted:
             raise UserError(f"{settings.out} holds a training with other settings ({kept}); give another --out")
         training = Training(settings)

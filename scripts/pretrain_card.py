@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import shlex
@@ -12,11 +11,13 @@ from typing import TYPE_CHECKING
 import tokenizers
 import torch
 import transformers
+from pretrain_settings import ASKED
 from pretrain_text import EOS, SPECIAL, Text
 
 from rl4nlu import files
 
 if TYPE_CHECKING:
+    from pretrain_past import Past
     from pretrain_settings import Settings
 
 
@@ -47,24 +48,25 @@ def curve(lines: list[dict], rows: int = 16) -> str:
     return "\n".join(table)
 
 
-def write(settings: Settings, text: Text, weights: int) -> str:
-    """The card of a model of so many weights, tied ones counted once; the losses are those of log.jsonl."""
+def write(settings: Settings, text: Text, weights: int, past: Past) -> str:
+    """The card of a model of so many weights, tied ones counted once, made by the parts of `past`."""
     seen, unseen = (int((ids == SPECIAL.index(EOS)).sum()) for ids in (text.seen, text.unseen))
-    log = settings.out / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines, parts = past.log(), len(past.parts)
     last = lines[-1]
     bits = last["held_out"] / math.log(2) / text.bytes_per_token
-    read = min(settings.books + settings.long + settings.form // 2, len(text.seen))
+    begun = "from scratch" if parts == 1 else f"part {parts} of {parts}, from the weights of the one before"
+    commands = "\n".join(part.command for part in past.parts)
     data = "\n".join(f"| `{path.name}` | {path.stat().st_size:,} | `{files.digest(path)}` |" for path in settings.text)
     machine = torch.cuda.get_device_name() if settings.device.startswith("cuda") else platform.machine()
-    listed = " They are listed in `SOURCES.txt`." if settings.sources else ""
+    listed = " The documents are listed in `SOURCES.txt`." if settings.sources else ""
+    precision = "bfloat16" if settings.bfloat16 else "float32"
     about = {
         "architecture": f"Llama: {settings.layers} layers of width {settings.width} (MLP {settings.hidden}), "
         f"{settings.heads} heads, tied embeddings, {weights / 1e6:.1f}M parameters",
         "vocabulary": f"{settings.vocabulary:,} pieces of byte-level BPE, {text.bytes_per_token:.2f} bytes a token",
         "weights": f"bfloat16, safetensors, {2 * weights / 1e6:.1f} MB",
         "context": f"{settings.context:,} tokens",
-        "training": f"from scratch: {settings.books:,} tokens of text in rows of {settings.short}, "
+        "training": f"{begun}: {settings.books:,} tokens of text in rows of {settings.short}, "
         f"{settings.long:,} in rows of {settings.context:,}, then {settings.form:,} of the second stage",
         "held-out loss": f"{last['held_out']:.3f} nats a token, {bits:.3f} bits a byte",
         "hours": f"{last['seconds'] / 3600:.2f} of training ({machine}, {torch.get_num_threads()} threads); making "
@@ -92,36 +94,39 @@ Made for rl4nlu, so that prompting, SFT and PPO can be tried without a download.
 
 ## Data
 
-{settings.about[:1].upper()}{settings.about[1:]}: {seen:,} documents of {len(text.seen):,} tokens, of which {read:,}
-were read, in an order drawn by lot. Every {settings.held_out}th document was kept apart. The held-out loss is taken on
-{unseen:,} of these, without those that stand among the others too (another edition, a part of the same book): 128 rows
-of {settings.short} tokens, spread evenly over them. Rows go on from one document into the next.{listed}
+{settings.about[:1].upper()}{settings.about[1:]}: {seen:,} documents of {len(text.seen):,} tokens. {past.read:,}
+were read ({past.read / len(text.seen):.2f} of all), in an order drawn by lot, none a second time before all were read.
+Every {settings.held_out}th document was kept apart. The held-out loss is taken on {unseen:,} of these, without those
+that stand among the others too (another edition, a part of the same book): 128 rows of {settings.short} tokens, spread
+evenly over them. Rows go on from one document into the next.{listed}
 
 | file | bytes | SHA-256 |
 |---|---|---|
 {data}
 
 The second stage (`scripts/pretrain_form.py`) teaches the form of the job, not its answers, and reads no row of GLUE,
-SuperGLUE or the bundled tasks: half of its tokens are that text still; the other half are prompts (and padding) in the
-program's two templates, filled with sentences of these texts. About six of ten are of the program's own tasks, with an
-answer drawn by lot; the others are questions made by rule, whose answer stands in the text (does a word occur, which
-comes first, how many commas).
+SuperGLUE or the bundled tasks: of {ASKED} tokens {ASKED - 1} are that text still; the others are prompts (and padding)
+in the program's two templates, filled with sentences of these texts. About six of ten are of the program's own tasks,
+with an answer drawn by lot; the others are questions made by rule, whose answer stands in the text (does a word occur,
+which comes first, how many commas).
 
-## Command
+## {"Command" if parts == 1 else "Commands"}
 
 ```
-{command(settings)}
+{commands}
 ```
 
-Optimizer: Muon ({settings.muon_rate:g}, weight decay {settings.weight_decay:g}) for the layers' matrices, AdamW
-({settings.adamw_rate:g}) for embeddings and norms; warm-up over {settings.warmup:.0%} of {settings.steps:,} steps of
-{settings.batch:,} tokens, then {settings.schedule} to zero; gradients clipped at 1; seed {settings.seed}. The same
+Optimizer{"" if parts == 1 else " of the last one"}: Muon ({settings.muon_rate:g}, weight decay
+{settings.weight_decay:g}) for the layers' matrices, AdamW ({settings.adamw_rate:g}) for embeddings and norms; warm-up
+over {settings.warmup:.0%} of {settings.steps:,} steps of {settings.batch:,} tokens, then {settings.schedule} to
+{settings.last_rate:g} of the peak; gradients clipped at 1; computed in {precision}; seed {settings.seed}. The same
 settings and versions give the same model on a CPU of the same kind with the same number of threads; elsewhere sums are
 rounded otherwise.
 
 ## Loss
 
-Nats a token. In the second stage the loss of the steps is the mean of that of the text and that of answers.
+Nats a token. In the second stage the loss of the steps is that of text and, with a weight of 1
+in {ASKED}, that of answers.
 
 {curve(lines)}
 

@@ -90,7 +90,7 @@ def by_rule(pen: Pen, words: int, template: TemplateName) -> tuple[Task, Draw]:
         words_of = tuple(found)
     labels = words_of if rule.numeric else tuple(map(str, range(len(words_of))))
     lines = rule.body.split("\n")
-    plain = "\n".join(line.split(": ", 1)[1] if line[0] not in "12" else line for line in lines if "{word}" not in line)
+    plain = "\n".join(line if line[0] in "12Q" else line.split(": ", 1)[1] for line in lines if "{word}" not in line)
     task = Task(
         name=f"form/{name}",
         files=None,

@@ -10,19 +10,23 @@ from torch import Tensor
 
 class Muon(torch.optim.Optimizer):
     """Momentum of Nesterov's kind, made orthogonal, at the size of an AdamW step (Jordan et al. 2024; the scale of
-    Liu et al. 2025, arXiv 2502.16982). torch's own computes in bfloat16, which most CPUs can only imitate.
+    Liu et al. 2025, arXiv 2502.16982). Unlike torch's own it takes matrices of one shape together.
 
     Args:
         weights: matrices.
         weight_decay: decoupled, times the learning rate.
+        dtype: in which the iterations are computed.
     """
 
-    def __init__(self, weights: list[torch.nn.Parameter], weight_decay: float) -> None:
+    def __init__(
+        self, weights: list[torch.nn.Parameter], weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__(weights, {"lr": 0.0, "weight_decay": weight_decay, "momentum": 0.95})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change the weights by their gradients; matrices of one shape go through the iterations together."""
+        """Change the weights by their gradients."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
@@ -34,10 +38,11 @@ class Muon(torch.optim.Optimizer):
                 shapes.setdefault(tuple(ahead.shape), []).append((weight.T if tall else weight, ahead))
             for shape, pairs in shapes.items():
                 X = torch.stack([ahead for _, ahead in pairs])
-                X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+                X = (X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(self.dtype)
                 for _ in range(5):
                     A = X @ X.mT
-                    X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+                    B = torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315)
+                    X = torch.baddbmm(X, B, X, beta=3.4445)
                 for (weight, _), change in zip(pairs, X, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
                     weight.sub_(change, alpha=group["lr"] * 0.2 * math.sqrt(max(shape)))

@@ -16,6 +16,10 @@ YES_NO = (("Yes", "No"), ("Yes", "No"), ("True", "False"), ("right", "wrong"), (
 ORDER = (("1", "2"), ("1", "2"), ("first", "second"), ("A", "B"))
 
 
+SUPPOSED = ("is there a word of", "does it speak of", "is anything said of", "Can one read of", "do we hear of")
+"""How a question begins that the word at its end decides."""
+
+
 class Pen:
     """Draws texts from some pages of the books."""
 
@@ -82,8 +86,11 @@ class Pen:
             return text.rstrip(".")
         if way == 2:
             words = text.split()
-            odd = self.one(("%d", "$%d", "%d,000", "%d%%", "19%02d")) % int(self.rng.integers(100))
-            words.insert(int(self.rng.integers(len(words) + 1)), odd)
+            for _ in range(int(self.rng.integers(1, 7))):
+                odd = self.one(("%d", "%d", "(%d)", "$%d", "%d,000", "%d%%", "19%02d", "20%02d")) % int(
+                    self.rng.integers(100)
+                )
+                words.insert(int(self.rng.integers(len(words) + 1)), odd)
             return " ".join(words)
         if way == 3:
             letters = "".join(self.one("ABCDEFGHIJKLMNOPRSTUVWZ") for _ in range(int(self.rng.integers(2, 7))))
@@ -127,6 +134,11 @@ def _shuffled(pen: Pen, text: str) -> str:
 def _occurs(pen: Pen, label: int, words: int) -> dict[str, str]:
     text = pen.rough(pen.passage(words))
     return {"text": text, "word": pen.foreign(text) if label else pen.word(text)}
+
+
+def _asked(pen: Pen, label: int, words: int) -> dict[str, str]:
+    found = _occurs(pen, label, words)
+    return {"text": found["text"], "question": pen.one(SUPPOSED), "sought": found["word"]}
 
 
 def _same(pen: Pen, label: int, words: int) -> dict[str, str]:
@@ -214,6 +226,13 @@ RULES: Mapping[str, Rule] = {
         "Text: {text}\nWord: {word}",
         "Is {word} in it?",
         _occurs,
+    ),
+    "asked": Rule(
+        YES_NO,
+        ("Answer the question about the text.", "Read the text. Then say whether it is as the question supposes."),
+        "Text: {text}\nQuestion: {question} {sought}?",
+        "Answer:",
+        _asked,
     ),
     "same": Rule(
         (*YES_NO, ("same", "different")),

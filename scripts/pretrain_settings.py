@@ -12,6 +12,8 @@ import torch
 
 from rl4nlu.errors import UserError
 
+ASKED = 4
+"""In the second stage one token of so many is of prompts, the others are text still."""
 BESIDE = ("about", "licence", "sources", "look_every")
 """Settings that the model does not depend on."""
 
@@ -30,6 +32,8 @@ class Settings:
     """Of the model."""
     sources: Path | None = None
     """A list of the documents, kept beside the card as SOURCES.txt."""
+    start: Path | None = None
+    """Folder `model` of a training of the same text, from whose weights this one goes on, where it left off reading."""
     vocabulary: int = 8192
     layers: int = 6
     width: int = 256
@@ -51,6 +55,8 @@ class Settings:
     muon_rate: float = 8e-3
     adamw_rate: float = 4e-3
     schedule: Literal["linear", "cosine"] = "linear"
+    last_rate: float = 0.0
+    """Share of both rates that is left at the end, for a training that others go on from."""
     warmup: float = 0.02
     """Share of the tokens."""
     weight_decay: float = 0.05
@@ -58,7 +64,9 @@ class Settings:
     """One document of so many is held out."""
     seed: int = 0
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """On a GPU the forward pass computes in bfloat16, on a CPU in float32."""
+    bfloat16: bool = True
+    """Compute in bfloat16; weights and optimizers stay in float32. On a CPU that has no instructions for it,
+    --no-bfloat16 is faster."""
     compile: bool = True
     """Faster; on a CPU it needs a C++ compiler."""
     look_every: int = 100
@@ -68,8 +76,8 @@ class Settings:
         for name in ("layers", "width", "hidden", "heads", "context", "short", "batch", "look_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 1")
-        if self.batch % (2 * self.context) or self.context % self.short:
-            raise UserError("--batch must be a multiple of twice --context, and --context one of --short")
+        if self.batch % (ASKED * self.context) or self.context % self.short:
+            raise UserError(f"--batch must be a multiple of {ASKED} times --context, and --context one of --short")
         if self.width % (2 * self.heads):
             raise UserError(f"--width {self.width} must be a multiple of twice --heads {self.heads}")
         if self.form and self.context < 64:
@@ -94,6 +102,12 @@ class Settings:
     def first_of_form(self) -> int:
         """The first step of the second stage."""
         return math.ceil((self.books + self.long) / self.batch)
+
+    @property
+    def read(self) -> int:
+        """Tokens of text that are read."""
+        alone = min(self.first_of_form, self.steps)
+        return alone * self.batch + (self.steps - alone) * (self.batch - self.batch // ASKED)
 
     @property
     def steps(self) -> int:

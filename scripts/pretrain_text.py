@@ -5,8 +5,9 @@ from __future__ import annotations
 import lzma
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -34,6 +35,8 @@ class Text:
     """Of the held-out ones, without those that have a twin among the others."""
     bytes_per_token: float
     """Of the held-out ones."""
+    made_of: dict[str, Any] = field(default_factory=dict)
+    """Digests of the files, and how they were cut."""
 
 
 class Runs:
@@ -156,4 +159,5 @@ def read(at: Path) -> Text:
     """What `prepare` has left in a folder."""
     tokenizer = Tokenizer.from_file(str(at / "tokenizer.json"))
     ids_seen, ids_unseen = (np.load(at / f"{name}.npy", mmap_mode="r") for name in ("seen", "unseen"))
-    return Text(tokenizer, ids_seen, ids_unseen, (at / "unseen.txt").stat().st_size / len(ids_unseen))
+    bytes_per_token = (at / "unseen.txt").stat().st_size / len(ids_unseen)
+    return Text(tokenizer, ids_seen, ids_unseen, bytes_per_token, files.read_json(at / "done.json"))

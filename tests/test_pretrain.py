@@ -146,13 +146,16 @@ def test_rows_that_stand_in_the_books_are_counted(scripts):
 # -- optimizer and schedule -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)], ids=["float32", "bfloat16"]
+)
 @pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
-def test_muon_against_singular_values_in_float64(scripts, shape):
+def test_muon_against_singular_values_in_float64(scripts, shape, dtype, error):
     """The iterations act on each singular value alone, and leave the singular vectors."""
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=shape), rng.normal(size=(3, *shape))
     weights = [torch.nn.Parameter(torch.tensor(start, dtype=torch.float32)) for _ in range(2)]
-    muon = scripts[0].Muon(weights, weight_decay=0.5)
+    muon = scripts[0].Muon(weights, 0.5, dtype)
     muon.param_groups[0]["lr"] = 0.1
     mean, expected = np.zeros(shape), start.copy()
     for gradient in gradients:
@@ -166,7 +169,7 @@ def test_muon_against_singular_values_in_float64(scripts, shape):
             weight.grad = torch.tensor(gradient, dtype=torch.float32)
         muon.step()
     for weight in weights:
-        np.testing.assert_allclose(weight.detach().numpy(), expected, atol=2e-5)
+        np.testing.assert_allclose(weight.detach().numpy(), expected, atol=error)
 
 
 def test_the_rate_rises_and_falls_to_nothing(scripts, tmp_path):
@@ -180,12 +183,15 @@ def test_the_rate_rises_and_falls_to_nothing(scripts, tmp_path):
     cosine = pretrain.Settings(**common, warmup=0.1, schedule="cosine")
     assert pretrain.rate_at(cosine, 55) == pytest.approx(0.5)
     assert pretrain.rate_at(cosine, 40) == pytest.approx(0.75)
+    for schedule in ("linear", "cosine"):
+        half = pretrain.Settings(**common, warmup=0.1, schedule=schedule, last_rate=0.5)
+        assert [pretrain.rate_at(half, step) for step in (0, 10, 55, 100)] == pytest.approx([0.1, 1, 0.75, 0.5])
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"batch": 3000}, "--batch must be a multiple of twice --context"),
+        ({"batch": 3000}, "--batch must be a multiple of 4 times --context"),
         ({"batch": 0}, "--batch 0: give at least 1"),
         ({"look_every": 0}, "--look-every 0: give at least 1"),
         ({"heads": 3}, "--width 256 must be a multiple of twice --heads 3"),
@@ -224,31 +230,32 @@ def test_a_script_ends_in_one_line(scripts, capsys, wrong, code, says):
 
 def test_every_block_is_read_once_before_any_is_read_again(scripts, tmp_path):
     pretrain = scripts[0]
-    settings = pretrain.Settings((), tmp_path, context=8, short=4, batch=16, books=16 * 5, long=16 * 5, form=0)
-    text = pretrain.pretrain_text.Text(None, np.arange(8 * 10 + 3, dtype=np.uint16), np.zeros(8), 4.0)
+    settings = pretrain.Settings((), tmp_path, context=8, short=4, batch=32, books=32 * 5, long=32 * 5, form=0)
+    text = pretrain.pretrain_text.Text(None, np.arange(8 * 20 + 3, dtype=np.uint16), np.zeros(8), 4.0)
     rows = [ids for step in range(10) for ids, _ in pretrain.batches(settings, text, step)]
-    assert [tuple(row.shape) for row in rows] == [(2, 4)] * 10 + [(1, 8)] * 10
-    assert sorted(torch.cat([row.flatten() for row in rows[:10]]).tolist()) == list(range(80))
-    assert sorted(torch.cat([row.flatten() for row in rows[10:]]).tolist()) == list(range(80))
-    assert not torch.equal(torch.cat(rows[:10]).flatten(), torch.cat(rows[10:]).flatten())  # in another order
-    again, _ = pretrain.batches(settings, text, 7)[1]
-    assert torch.equal(again, rows[15])
+    assert [tuple(row.shape) for row in rows] == [(8, 4)] * 5 + [(4, 8)] * 5
+    assert sorted(torch.cat([row.flatten() for row in rows[:5]]).tolist()) == list(range(160))
+    assert sorted(torch.cat([row.flatten() for row in rows[5:]]).tolist()) == list(range(160))
+    assert not torch.equal(torch.cat(rows[:5]).flatten(), torch.cat(rows[5:]).flatten())  # in another order
+    again, _ = pretrain.batches(settings, text, 7)[0]
+    assert torch.equal(again, rows[7])
 
 
-def test_half_of_the_second_stage_goes_on_in_the_books(scripts, tmp_path, monkeypatch):
+def test_the_second_stage_goes_on_in_the_books_beside_its_prompts(scripts, tmp_path, monkeypatch):
     """Where the first stage has left off, block by block."""
     pretrain = scripts[0]
     made = []
     monkeypatch.setattr(pretrain.pretrain_form, "batch", lambda *given: made.append(given[2:5]) or "rows")
     settings = pretrain.Settings((), tmp_path, context=64, short=32, batch=256, books=256 * 3, long=256, form=256 * 4)
-    text = pretrain.pretrain_text.Text(None, np.arange(64 * 25, dtype=np.uint16), np.zeros(8), 4.0)
+    text = pretrain.pretrain_text.Text(None, np.arange(64 * 29, dtype=np.uint16), np.zeros(8), 4.0)
     assert (settings.first_of_form, settings.steps) == (4, 8)
-    halves = [pretrain.batches(settings, text, step) for step in range(8)]
-    assert [second for _, second in halves[4:]] == ["rows"] * 4
-    assert made == [(step, 128, 64) for step in (4, 5, 6, 7)]
-    read = torch.cat([ids.flatten() for step in halves[:4] for ids, _ in step])
-    read = torch.cat([read, *(first[0].flatten() for first, _ in halves[4:])])
-    assert len(read) == 64 * 24 == len(read.unique())  # no block is left out, or read twice
+    parts = [pretrain.batches(settings, text, step) for step in range(8)]
+    assert [len(step) for step in parts] == [1] * 4 + [2] * 4
+    assert [step[1] for step in parts[4:]] == ["rows"] * 4
+    assert made == [(step, 64, 64) for step in (4, 5, 6, 7)]
+    assert [tuple(step[0][0].shape) for step in parts] == [(8, 32)] * 3 + [(4, 64)] + [(6, 32)] * 4
+    read = torch.cat([step[0][0].flatten() for step in parts])
+    assert len(read) == 64 * 28 == settings.read == len(read.unique())  # no block is left out, or read twice
 
 
 def _true(name: str, fields: dict[str, str]) -> int:
@@ -257,6 +264,9 @@ def _true(name: str, fields: dict[str, str]) -> int:
     match name:
         case "occurs":
             return 0 if fields["word"].lower() in re.findall(r"[a-z]+", text.lower()) else 1
+        case "asked":
+            word = fields["sought"].lower()
+            return 0 if word in re.findall(r"[a-z]+", text.lower()) else 1
         case "same":
             return 0 if first == second else 1
         case "made-of":
@@ -290,7 +300,7 @@ def _true(name: str, fields: dict[str, str]) -> int:
 
 
 SPLIT = re.compile(r"(?<=[.!?])\s+")
-RULES = ("occurs", "same", "made-of", "first", "gap", "follows", "longer", "mark", "commas", "holds", "alike")
+RULES = ("occurs", "asked", "same", "made-of", "first", "gap", "follows", "longer", "mark", "commas", "holds", "alike")
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -483,6 +493,42 @@ def test_the_folder_and_its_card(scripts, small):
     assert "PreTrainedTokenizerFast" in (folder / "tokenizer_config.json").read_text()
     assert tokenizer("bad head", add_special_tokens=True).input_ids == tokenizer.encode("bad head")
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+
+
+def test_a_training_goes_on_from_the_weights_of_another(scripts, small):
+    """Where the other left off reading; its card tells both commands and the losses of both."""
+    pretrain = scripts[0]
+    first = pretrain.train(small("first", long=0, form=0, last_rate=0.5))
+    second = small("second", start=first, look_every=1)
+    training = pretrain.Training(second)
+    (ids, _), *_ = pretrain.batches(second, training.text, 0, training.past.read)
+    blocks = len(training.text.seen) // 128
+    order = [pretrain.order(0, i // blocks, blocks)[i % blocks] for i in range(16, 20)]
+    read = [training.text.seen[at * 128 :][:128] for at in order]
+    assert ids.tolist() == np.stack(read).reshape(-1, 32).tolist()
+    start = load_file(first / "model.safetensors")
+    assert all(torch.equal(weight, start[name].float()) for name, weight in training.model.named_parameters())
+    folder = pretrain.train(second)
+    card, past = (folder / "README.md").read_text(), json.loads((folder / "pretraining.json").read_text())
+    commands = [part["command"] for part in past["parts"]]
+    assert f"## Commands\n\n```\n{commands[0]}\n{commands[1]}\n```" in card
+    assert pretrain.tyro.cli(pretrain.Settings, args=shlex.split(commands[1])[2:]) == second
+    assert "part 2 of 2, from the weights of the one before" in card
+    # 4 steps of 512 tokens, then 6 and 2 more with 384 of text
+    assert [part["read"] for part in past["parts"]] == [4 * 512, 6 * 512 + 2 * 384]
+    assert "| 12 | 6,144 |" in card
+    with pytest.raises(UserError, match="holds a training with other settings"):
+        pretrain.train(small("second", look_every=1))
+    for other, says in (
+        ({"start": first.parent}, "holds no model that this script has made"),
+        ({"start": first, "vocabulary": 290}, "was made of other text, or cut in another way"),
+        ({"start": first, "hidden": 32}, "is a model of another shape"),
+    ):
+        with pytest.raises(UserError, match=says):
+            pretrain.train(small(f"third-{len(says)}", **other))
+    (first / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="holds no model that this script has made"):
+        pretrain.train(small("fourth", start=first))
 
 
 @pytest.mark.slow
