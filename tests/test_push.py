@@ -90,6 +90,8 @@ def test_what_arrives_is_what_is_meant(home, hub, tmp_path, capsys):
     del ours["folder"], ours["tables"]  # where it was, and what the rows were
     assert json.loads(files["environment.json"]) == ours
     for path, content in files.items():
+        if path.endswith(".safetensors"):  # a machine's name of two letters stands among the numbers by chance
+            content = content[: 8 + int.from_bytes(content[:8], "little")]
         for private in (b"ann-private", str(home).encode(), os.uname().nodename.encode() + b'"', TOKEN.encode()):
             assert private not in content, (path, private)
     assert repo["title"] == "sft on tickets.yaml, by rl4nlu"
