@@ -133,7 +133,7 @@ def test_chunks_and_micro_batches_change_nothing(policy, monkeypatch):
 
 def test_an_adapter_is_asked_as_it_was_trained(tmp_path):
     values = {"task": "mini/question", "model": "mini", "max_steps": 8, "template": "verdict", "eval_limit": 50}
-    values |= {"shots": 2, "seed": 3}
+    values |= {"shots": 2, "seed": 3, "select_rows": 16}
     run, (trained,) = sft.sft(validate(SftSettings, {**values, "out": tmp_path / "sft"}))
     _, (again,) = evaluate(validate(EvaluateSettings, {"adapter": run.path, "limit": 50, "out": tmp_path / "again"}))
     assert again["method"] == "sft"

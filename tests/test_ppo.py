@@ -32,7 +32,8 @@ def settings(**values) -> PpoSettings:
 def trained(tmp_path_factory):
     """A short SFT run to start from."""
     out = tmp_path_factory.mktemp("sft") / "run"
-    sft.sft(validate(SftSettings, {"task": TASK, "model": "mini", "max_steps": 25, "eval_limit": 20, "out": out}))
+    values = {"max_steps": 25, "eval_limit": 20, "select_rows": 16}
+    sft.sft(validate(SftSettings, {"task": TASK, "model": "mini", **values, "out": out}))
     return out
 
 

@@ -25,7 +25,7 @@ from rl4nlu.tokens import micro_batches
 
 
 def settings(**values) -> SftSettings:
-    return validate(SftSettings, {"task": "mini/entailment", "model": "mini", **values})
+    return validate(SftSettings, {"task": "mini/entailment", "model": "mini", "select_rows": 16, **values})
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -82,7 +82,7 @@ def test_dropout_is_a_function_of_seed_and_step(tmp_path):
 
 
 def test_it_learns_and_the_adapter_loads_with_plain_peft(tmp_path):
-    run, (result,) = sft.sft(settings(task="mini/question", max_steps=40, out=tmp_path / "run"))
+    run, (result,) = sft.sft(settings(task="mini/question", max_steps=30, eval_limit=150, out=tmp_path / "run"))
     assert result["metrics"]["accuracy"] >= 0.8  # four labels: 0.25 by chance
     logged = [json.loads(line)["loss"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert sum(logged[-5:]) < 0.2 * sum(logged[:5])
@@ -105,7 +105,7 @@ def test_sst2_with_the_bundled_model(tmp_path, real_data):
     from rl4nlu.methods import ppo
     from rl4nlu.settings import PpoSettings
 
-    common = {"task": "glue/sst2", "model": "mini", "data": real_data}
+    common = {"task": "glue/sst2", "model": "mini", "data": real_data, "select_rows": 256}
     run, (first,) = sft.sft(settings(**common, max_steps=600, out=tmp_path / "sft"))
     assert first["metrics"]["accuracy"] >= 0.74
     values = {**common, "init": run.path, "max_steps": 100, "out": tmp_path / "ppo"}
