@@ -88,13 +88,14 @@ def card_of(text: str) -> str:
     return CARDS[int(size[1])]
 
 
-def runs_of(path: Path, data: Path) -> Iterator[tuple[str, str, Settings]]:
-    """What is run by a file: how to call it, the command, its settings. Of a suite each method, on its first task."""
+def runs_of(path: Path, data: Path) -> Iterator[tuple[str, str, Settings, bool]]:
+    """What is run by a file: how to call it, the command, its settings, and whether it starts from another run of the
+    file. Of a suite each method, on its first task."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if "methods" not in values:
         command = path.read_text(encoding="utf-8").split()[2]
         settings = validate(RUNS[command], with_preset(RUNS[command], {**values, "data": data, "max_bad_rows": 9}))
-        yield "", command, settings.model_copy(update={"init": None} if command in ("sft", "ppo") else {})
+        yield "", command, settings.model_copy(update={"init": None} if command in ("sft", "ppo") else {}), False
         return
     seen = set()
     suite = validate(SuiteSettings, {**values, "data": data})
@@ -102,7 +103,7 @@ def runs_of(path: Path, data: Path) -> Iterator[tuple[str, str, Settings]]:
     for job in plan.jobs.values():
         if job.method not in seen:
             seen.add(job.method)
-            yield f"{job.method}, ", job.command, alone(plan, job, suite)
+            yield f"{job.method}, ", job.command, alone(plan, job, suite), job.source is not None
 
 
 def at_hand(model: str, home: Path, data: Path) -> Path:
@@ -127,14 +128,14 @@ def figures(path: Path, data: Path, home: Path) -> list[str]:
     """The lines of a file's head: memory of every run, and its time."""
     memory, times = [], []
     card = card_of(path.read_text(encoding="utf-8"))
-    for name, command, settings in runs_of(path, data):
+    for name, command, settings, follows in runs_of(path, data):
         folder = at_hand(settings.model or "", home, data)
         with say.hushed():
             rows = prepare(command, settings.model_copy(update={"model": str(folder), "data": data}))
         cost = cost_of(rows, gpu=True)
         parts = f"{cost.weights / 1e9:.1f} weights, {cost.adapter / 1e9:.1f} training state, {cost.work / 1e9:.1f} work"
         memory.append(f"# memory: {name}{settings.task}: {cost.total / 1e9:.1f} GB ({parts})\n")
-        taken = estimate(command, rows.settings, rows, of_gpu(card)).total
+        taken = estimate(command, rows.settings, rows, of_gpu(card), follows=follows).total
         times.append(f"# time on one {card}: {name}{settings.task}: {_lasting(taken)}\n")
     return [*memory, *times]
 

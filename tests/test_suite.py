@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from rl4nlu import suites as room
@@ -23,6 +24,7 @@ from rl4nlu.run import Run
 from rl4nlu.settings import SuiteSettings
 from rl4nlu.suites import work as workers
 from rl4nlu.suites.study import Study, choose
+from rl4nlu.suites.workers import take_gpu
 from rl4nlu.tables import grid, heads
 
 STUDY = {
@@ -445,6 +447,16 @@ def test_a_study_with_real_processes(tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime for path in times} == times
 
 
+@pytest.mark.parametrize(("gpus", "taken"), [(0, []), (1, []), (2, [0, 1, 0, 1]), (8, [0, 1, 2, 3])])
+def test_each_process_of_a_suite_has_a_gpu_of_its_own(monkeypatch, gpus, taken):
+    found = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    for number in range(4):
+        take_gpu(number)
+    assert found == taken
+
+
 def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
     """A run that kills its own process, and one that never ends, as the program itself sees them."""
     Path(tmp_path / "study.yaml").write_text(
@@ -465,6 +477,7 @@ def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
         "    stand_in('rl4nlu.methods.sft', 'sft', dies)\n"
         "    stand_in('rl4nlu.methods.ppo', 'ppo', sleeps)\n"
         "    stand_in('torch', 'set_num_threads', lambda count: None)\n"
+        "    sys.modules['torch'].cuda = types.SimpleNamespace(device_count=lambda: 0)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     words = [sys.executable, "-m", "rl4nlu", "suite", "study.yaml", "--out", "s"]

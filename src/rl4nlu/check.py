@@ -82,21 +82,21 @@ def check_settings(
     return said
 
 
-def foreseen(command: str, settings: Settings) -> list[str]:
+def foreseen(command: str, settings: Settings, follows: bool = False) -> list[str]:
     """What the run will take of memory and how long, or why that is not known; nothing of a classifier that is only
-    asked."""
+    asked. For `follows` see `timing.estimate`."""
     with say.hushed():  # of the rows all has been said
         rows = prepare(command, settings)
     said = memory_of(rows)
-    return said if not said or said[0].startswith("note: ") else [*said, time_of(command, rows)]
+    return said if not said or said[0].startswith("note: ") else [*said, time_of(command, rows, follows)]
 
 
-def time_of(command: str, rows: Any) -> str:
+def time_of(command: str, rows: Any, follows: bool = False) -> str:
     """How long a run will take here, or why that is not known."""
     from .timing import estimate
 
     try:
-        return str(estimate(command, rows.settings, rows))
+        return str(estimate(command, rows.settings, rows, follows=follows))
     except Exception as wrong:  # as below
         return f"note: how long it will take is not known: {_first_line(wrong)}"
 
@@ -163,7 +163,8 @@ def check_suite(
             continue
         seen.add(job.method)
         settings = alone(plan, job, suite).model_copy(update={"data": where and Path(where)})
-        said += [f"{job.method} on {job.task}: {line}" for line in foreseen(job.command, settings)]
+        lines = foreseen(job.command, settings, job.source is not None)
+        said += [f"{job.method} on {job.task}: {line}" for line in lines]
     return said
 
 

@@ -89,7 +89,8 @@ class SuiteFlags(Frozen):
     out: Path | None = None
     """Folder of all runs; default: runs/ and the name of the file."""
     jobs: int = Field(1, ge=1, le=256)
-    """Runs at a time; on a Ray cluster on each machine, where there are no GPUs to count by."""
+    """Runs at a time, which take the machine's GPUs in turn; on a Ray cluster on each machine, where there are no
+    GPUs to count by."""
     retries: int = Field(1, ge=0, le=100)
     """How often a run whose process dies is tried again from its last checkpoint."""
     ray: str | None = Field(None, pattern=r"^(local|auto|(ray://)?[\w.\[\]:-]+:\d+)$")

@@ -132,6 +132,7 @@ def estimate(
     machine: Machine | None = None,
     processes: int = 1,
     sharded: bool = False,
+    follows: bool = False,
 ) -> Estimate:
     """As `run_seconds`, part by part.
 
@@ -142,11 +143,12 @@ def estimate(
         machine: where it is to run; default: here.
         processes: that share the rows of every step.
         sharded: weights are shared out among them (FSDP).
+        follows: it starts from an adapter that `settings` does not name, since it is not there yet.
 
     Raises:
         Exception: as `run_seconds`.
     """
-    plan = plan_of(command, settings, prepared, processes, sharded)
+    plan = plan_of(command, settings, prepared, processes, sharded, follows)
     return plan.on(machine or here(plan, settings))
 
 
@@ -159,7 +161,12 @@ def here(plan: Plan, settings: Settings) -> Machine:
 
 
 def plan_of(
-    command: str, settings: Settings, prepared: Prepared | None = None, processes: int = 1, sharded: bool = False
+    command: str,
+    settings: Settings,
+    prepared: Prepared | None = None,
+    processes: int = 1,
+    sharded: bool = False,
+    follows: bool = False,
 ) -> Plan:
     """The work of a run; arguments and errors as of `estimate`."""
     if isinstance(settings, ClassifySettings):
@@ -167,10 +174,10 @@ def plan_of(
         return _classify(found, processes, sharded)
     if isinstance(settings, EvaluateSettings):
         rows = prepared if isinstance(prepared, EvaluationRows) else _quietly(prepare_evaluation, settings)
-        return _evaluate(rows, processes, sharded)
+        return _evaluate(rows, follows or settings.adapter is not None, processes, sharded)
     if not isinstance(settings, TrainSettings):
         raise TypeError(f"{command} has no settings whose time can be told")
-    taught = settings.init is not None
+    taught = follows or settings.init is not None
     if settings.init is not None and not Path(settings.init).exists():
         settings = settings.model_copy(update={"init": None})
     learnt = prepared if isinstance(prepared, TrainingRows) else _quietly(prepare_training, settings)
@@ -218,12 +225,11 @@ def _asked(counter: Counter, question: Question, count: int, decode: str, room: 
     return counter.ask(some, decode, room, reason) * (count / len(some)) if some else Work()
 
 
-def _evaluate(found: EvaluationRows, processes: int, sharded: bool) -> Plan:
+def _evaluate(found: EvaluationRows, taught: bool, processes: int, sharded: bool) -> Plan:
     settings = found.settings
     policy = _blank(settings.model or MINI, _dtype(settings))
-    lora = LoraSettings() if settings.adapter is not None else None
-    sizes = of_model(policy.model, lora)
-    counter = Counter(sizes, settings.max_tokens, policy.shared, lora is not None, processes, sharded)
+    sizes = of_model(policy.model, LoraSettings() if taught else None)
+    counter = Counter(sizes, settings.max_tokens, policy.shared, taught, processes, sharded)
     parts = []
     for task in found.tasks:
         rows = found.rows[task.name]
