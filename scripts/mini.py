@@ -15,11 +15,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 import yaml
-from blocks import replace_block
+from blocks import around, replace_block
 from outcome import in_one_line
 from torch.nn.functional import cross_entropy
 
@@ -33,13 +34,15 @@ from rl4nlu.tasks import find, find_all
 
 SUITES = "glue,superglue,mini"
 TEMPLATES = ("plain", "verdict")
+BLOCK = ("mini", "python scripts/mini.py")
+"""Of the page: its name, and what makes it."""
 LIMIT = 250
 """Rows of a task, the first of its file, of which the share of unparsable answers is taken."""
 SFT = {"max_steps": 300, "batch_size": 16, "learning_rate": 1e-3, "select_rows": 0}
 TASKS = ("glue/sst2", "glue/cola", "glue/rte", "glue/mrpc", "superglue/wic")
 SEEDS = (0, 1, 2)
-CHUNK, CHUNKS = 600, 400
-"""Characters of a text that is read at a time, and how many of them."""
+CHUNK, CHUNKS, LEAD = 700, 400, 100
+"""Characters of a text that is read at a time, how many texts, and characters of each that are read and not counted."""
 
 
 def chunks(text: str) -> list[str]:
@@ -50,10 +53,16 @@ def chunks(text: str) -> list[str]:
     return [whole[i * len(whole) // count] for i in range(count)] or [text]
 
 
+def begin(text: str) -> int:
+    """The byte from which on a text is counted: the first blank behind LEAD characters, where a word ends for every
+    tokenizer; of a text without one all is counted but its first token."""
+    at = text.find(" ", LEAD)
+    return len(text[: max(at, 0)].encode())
+
+
 @torch.no_grad()
 def bits_per_byte(folder: Path, texts: list[str]) -> float:
-    """Bits that a model needs for a byte, each text read alone; the first token, which nothing foretells, and its
-    bytes are not counted.
+    """Bits that a model needs for a byte, each text read alone, from `begin` on.
 
     Raises:
         UserError: its tokenizer is not a byte-level BPE, of which the bytes of a token are known.
@@ -66,12 +75,13 @@ def bits_per_byte(folder: Path, texts: list[str]) -> float:
     nats, size = 0.0, 0
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        nats += float(cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
         # byte-level BPE writes each byte of a piece as one character
-        pieces = tokenizer.convert_ids_to_tokens(ids[0].tolist())
-        if sum(map(len, pieces)) != len(text.encode()):
+        lengths = [len(piece) for piece in tokenizer.convert_ids_to_tokens(ids[0].tolist())]
+        if sum(lengths) != len(text.encode()):
             raise UserError(f"{folder}: its tokenizer is not a byte-level BPE, so its bits a byte are not known")
-        size += len(text.encode()) - len(pieces[0])
+        first = max(1, sum(end <= begin(text) for end in accumulate(lengths)))
+        nats += float(cross_entropy(model(ids).logits[0, first - 1 : -1], ids[0, first:], reduction="sum"))
+        size += sum(lengths[first:])
     return nats / math.log(2) / size
 
 
@@ -121,7 +131,8 @@ def run_all(models: Mapping[str, str], rows: Path, out: Path) -> list[str]:
             print("rl4nlu", *again, flush=True)
             done = subprocess.run([sys.executable, "-m", "rl4nlu", *again], check=False)  # noqa: S603  # our own words
             if done.returncode:
-                raise Halted(f"`rl4nlu {' '.join(again)}` ended with code {done.returncode}; run this command again")
+                advice = "" if done.returncode == 2 else "; run this command again"
+                raise Halted(f"`rl4nlu {' '.join(again)}` ended with code {done.returncode}{advice}")
     return [" ".join(["rl4nlu", *words]) for words, _ in commands]
 
 
@@ -156,26 +167,33 @@ def scores(out: Path) -> list[str]:
     return lines
 
 
-def block(models: Mapping[str, str], rows: Path, held_out: Path, out: Path, commands: list[str]) -> list[str]:
-    """The lines of the page, from the runs in `out`."""
+def bits(models: Mapping[str, str], rows: Path, held_out: Path) -> list[str]:
+    """Bits a byte of both texts, as a table with what it shows."""
     passages = sorted({row.fields["passage"] for row in data.load(find("superglue/boolq"), "dev", rows)})
     texts = {
         "held-out books": chunks(held_out.read_text(encoding="utf-8")),
         "BoolQ passages": chunks("\n".join(passages)),
     }
     counts = " and ".join(str(len(parts)) for parts in texts.values())
-    bits = [
+    table = [
         f"| {name} | {' | '.join(f'{bits_per_byte(folder_of(model), parts):.3f}' for model in models.values())} |"
         for name, parts in texts.items()
     ]
     return [
-        f"Bits a byte over {counts} pieces of {CHUNK} characters, each read alone; the held-out books are those of the",
-        "last model: another may have read them.",
+        f"Bits a byte over {counts} pieces of {CHUNK} characters, each read alone, counted from its first blank",
+        f"behind {LEAD} on; the held-out books are those of the last model: another may have read them.",
         "",
         f"| text | {' | '.join(models)} |",
         "|---|" + "---|" * len(models),
-        *bits,
+        *table,
         "",
+    ]
+
+
+def block(models: Mapping[str, str], known: list[str], out: Path, commands: list[str]) -> list[str]:
+    """The lines of the page, from the bits a byte and the runs in `out`."""
+    return [
+        *known,
         f"Zero-shot answers, greedily decoded, that state no label: percent of the first {LIMIT} rows of each task,",
         "or of all if it has fewer.",
         "",
@@ -207,17 +225,20 @@ def main() -> None:
     pairs = " ".join(given.models)
     ours = f"python scripts/mini.py --models {pairs} --data {given.data} --held-out {given.held_out} --out {given.out}"
     with in_one_line("; the same command goes on"):
-        if given.write is not None and not os.access(given.write, os.W_OK):
-            raise UserError(f"--write {given.write} is no file that can be written")
+        if given.write is not None:
+            if not given.write.is_file() or not os.access(given.write, os.W_OK):
+                raise UserError(f"--write {given.write} is no file that can be written")
+            around(given.write, *BLOCK)  # an error now, not after an hour
         if not given.held_out.is_file():
             raise UserError(f"--held-out {given.held_out} is no file")
         check_weights(models, given.out)
+        known = bits(models, given.data, given.held_out)  # first, for it takes a minute, and runs take an hour
         commands = [ours, "", *run_all(models, given.data, given.out)]
-        lines = block(models, given.data, given.held_out, given.out, commands)
+        lines = block(models, known, given.out, commands)
         if given.write is None:
             print("\n".join(lines))
         else:
-            replace_block(given.write, "mini", "python scripts/mini.py", lines)
+            replace_block(given.write, *BLOCK, lines)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Text (plain or .xz; one paragraph a line, a form feed between documents) -> byte
 trained from scratch: `books` tokens in short rows, `long` tokens in rows as long as the context, `form` tokens of the
 second stage (scripts/pretrain_form.py), which teaches how a question is put and answered. One learning rate over all
 of it: a linear warm-up, then a fall to zero. Every step is a function of the settings and its number: given again, the
-command goes on where it was stopped, as if it had not been.
+command goes on where it was stopped, on a CPU to the bit as if it had not been.
 
 Weight matrices are trained by Muon (Jordan et al. 2024: momentum, made orthogonal by five Newton-Schulz iterations),
 which needs about half the tokens that AdamW needs; embeddings and norms by AdamW.
@@ -19,7 +19,6 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ import tyro
 from outcome import in_one_line
 from pretrain_muon import Muon
 from pretrain_past import Part, Past, start_of
-from pretrain_settings import ASKED, BESIDE, Settings
+from pretrain_settings import ASKED, Settings
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -55,7 +54,7 @@ def order(seed: int, epoch: int, blocks: int) -> np.ndarray:
     return generator(seed, "pretrain/order", epoch).permutation(blocks)
 
 
-def batches(settings: Settings, text: pretrain_text.Text, step: int, before: int = 0) -> list[tuple[Tensor, Tensor]]:
+def batches(settings: Settings, text: pretrain_text.Text, step: int, past: Past) -> list[tuple[Tensor, Tensor]]:
     """The parts of a step: (ids, labels), each of B rows of T tokens. Text is read in blocks of the context's length,
     in an order of their own, behind the tokens that were read before; a short row is a part of a block. The second
     stage has two parts, text and prompts."""
@@ -63,7 +62,7 @@ def batches(settings: Settings, text: pretrain_text.Text, step: int, before: int
     asked = settings.batch // ASKED if start >= alone else 0
     length = settings.context if settings.books <= start < alone else settings.short
     count, blocks = settings.batch - asked, len(text.seen) // settings.context
-    first = before + (start if start < alone else alone + (start - alone) // settings.batch * count)
+    first = past.read + (start if start < alone else alone + (start - alone) // settings.batch * count)
     picked = []
     for i in range(first // settings.context, (first + count) // settings.context):
         at = order(settings.seed, i // blocks, blocks)[i % blocks] * settings.context
@@ -71,7 +70,7 @@ def batches(settings: Settings, text: pretrain_text.Text, step: int, before: int
     ids = torch.from_numpy(np.stack(picked).astype(np.int64)).view(-1, length)
     parts = [(ids, ids)]
     if asked:
-        parts.append(pretrain_form.batch(text, settings.seed, step, asked, settings.context, UNSEEN))
+        parts.append(pretrain_form.batch(text, settings.seed, past.steps + step, asked, settings.context, UNSEEN))
     return parts
 
 
@@ -117,7 +116,7 @@ class Training:
                 torch.nn.init.zeros_(weight)  # every layer begins as the identity
         self.past = Past(self.text.made_of)
         if settings.start:
-            self.past = start_of(settings.start, self.text.made_of, self.text.tokenizer, self.model)
+            self.past = start_of(settings.start, settings.noted(), self.text, self.model)
         weights = dict(self.model.named_parameters())
         matrices = [w for name, w in weights.items() if w.dim() == 2 and "layers" in name]
         others = [w for name, w in weights.items() if not (w.dim() == 2 and "layers" in name)]
@@ -151,7 +150,7 @@ class Training:
         Raises:
             Diverged: the loss or a gradient is not finite; no weight was changed.
         """
-        parts = batches(self.settings, self.text, self.step, self.past.read)
+        parts = batches(self.settings, self.text, self.step, self.past)
         total = 0.0
         for ids, labels in parts:
             count = int((labels[:, 1:] != UNSEEN).sum())
@@ -291,7 +290,10 @@ class Training:
             if settings.sources:
                 shutil.copyfile(settings.sources, part / "SOURCES.txt")
             log = [json.loads(line) for line in (settings.out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-            here = Part(pretrain_card.command(settings), settings.read, log)
+            made_with = pretrain_card.made_with(settings.device)
+            here = Part(
+                pretrain_card.command(settings), settings.noted(), settings.read, settings.steps, made_with, log
+            )
             past = Past(self.past.made_of, (*self.past.parts, here))
             past.write(part)
             card = pretrain_card.write(settings, self.text, weights, past)
@@ -314,12 +316,9 @@ def train(settings: Settings) -> Path:
     kept = settings.out / "settings.json"
     held = lock(settings.out)
     try:
-        noted = {
-            name: value for name, value in asdict(settings).items() if name not in (*BESIDE, "text", "out", "start")
-        }
-        noted["sha256"] = [files.digest(path) for path in settings.text]
-        if settings.start and (weights := settings.start / "model.safetensors").is_file():
-            noted["start"] = files.digest(weights)
+        noted = {**settings.noted(), "sha256": [files.digest(path) for path in settings.text]}
+        if settings.start:
+            noted["start"] = files.digest(settings.start / "model.safetensors")
         if kept.exists() and files.read_json(kept) != noted:
             raise UserError(f"{settings.out} holds a training with other settings ({kept}); give another --out")
         training = Training(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from pretrain_text import EOS, SPECIAL, Text
 from rl4nlu import files
 
 if TYPE_CHECKING:
-    from pretrain_past import Past
+    from pretrain_past import Part, Past
     from pretrain_settings import Settings
 
 
@@ -48,31 +49,73 @@ def curve(lines: list[dict], rows: int = 16) -> str:
     return "\n".join(table)
 
 
+def made_with(device: str) -> str:
+    """Machine, threads and versions."""
+    machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    threads = f"{torch.get_num_threads()} threads"
+    versions = (
+        f"torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}"
+    )
+    return f"{machine}, {threads}; {versions}"
+
+
+def table_of(parts: Sequence[Part]) -> str:
+    """What was done in each part of a training."""
+    table = [
+        "| part | tokens in short rows | in long rows | of the second stage | rates of Muon, AdamW | warm-up | steps | "
+        "hours | made with |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for number, part in enumerate(parts, 1):
+        had = part.settings
+        precision = "bfloat16" if had["bfloat16"] else "float32"
+        cells = [
+            str(number),
+            f"{had['books']:,}, {had['short']} each",
+            f"{had['long']:,}, {had['context']:,} each",
+            f"{had['form']:,}",
+            f"{had['muon_rate']:g}, {had['adamw_rate']:g}; {had['schedule']} to {had['last_rate']:g} of that",
+            f"{had['warmup']:.0%}",
+            f"{part.steps:,} of {had['batch']:,} tokens",
+            f"{part.log[-1]['seconds'] / 3600:.2f}",
+            f"{part.made_with}; {precision}",
+        ]
+        table.append(f"| {' | '.join(cells)} |")
+    return "\n".join(table)
+
+
+STAGE = f"""
+The second stage (`scripts/pretrain_form.py`) teaches the form of the job, not its answers, and reads no row of GLUE,
+SuperGLUE or the bundled tasks: of {ASKED} tokens {ASKED - 1} are that text still; the others are prompts (and padding)
+in the program's two templates, filled with sentences of these texts. About six of ten are of the program's own tasks,
+with an answer drawn by lot; the others are questions made by rule, most of which looking at the words answers (does
+one occur, which comes first, how many commas).
+"""
+
+
 def write(settings: Settings, text: Text, weights: int, past: Past) -> str:
     """The card of a model of so many weights, tied ones counted once, made by the parts of `past`."""
     seen, unseen = (int((ids == SPECIAL.index(EOS)).sum()) for ids in (text.seen, text.unseen))
-    lines, parts = past.log(), len(past.parts)
+    lines = past.log()
     last = lines[-1]
     bits = last["held_out"] / math.log(2) / text.bytes_per_token
-    begun = "from scratch" if parts == 1 else f"part {parts} of {parts}, from the weights of the one before"
     commands = "\n".join(part.command for part in past.parts)
     data = "\n".join(f"| `{path.name}` | {path.stat().st_size:,} | `{files.digest(path)}` |" for path in settings.text)
-    machine = torch.cuda.get_device_name() if settings.device.startswith("cuda") else platform.machine()
     listed = " The documents are listed in `SOURCES.txt`." if settings.sources else ""
-    precision = "bfloat16" if settings.bfloat16 else "float32"
+    staged = any(part.settings["form"] for part in past.parts)
+    longest = settings.context if staged or any(part.settings["long"] for part in past.parts) else settings.short
+    losses = f" In the second stage that of the steps is of text and, with a weight of 1 in {ASKED}, of answers."
+    losses = losses if staged else ""
+    form = "follows the form of a question and is often wrong; it " if staged else ""
     about = {
         "architecture": f"Llama: {settings.layers} layers of width {settings.width} (MLP {settings.hidden}), "
         f"{settings.heads} heads, tied embeddings, {weights / 1e6:.1f}M parameters",
         "vocabulary": f"{settings.vocabulary:,} pieces of byte-level BPE, {text.bytes_per_token:.2f} bytes a token",
         "weights": f"bfloat16, safetensors, {2 * weights / 1e6:.1f} MB",
-        "context": f"{settings.context:,} tokens",
-        "training": f"{begun}: {settings.books:,} tokens of text in rows of {settings.short}, "
-        f"{settings.long:,} in rows of {settings.context:,}, then {settings.form:,} of the second stage",
+        "context": f"{settings.context:,} tokens; trained on rows of up to {longest:,}",
+        "training": "from scratch" + (f", in {len(past.parts)} parts" if len(past.parts) > 1 else ""),
         "held-out loss": f"{last['held_out']:.3f} nats a token, {bits:.3f} bits a byte",
-        "hours": f"{last['seconds'] / 3600:.2f} of training ({machine}, {torch.get_num_threads()} threads); making "
-        "the tokens not counted",
-        "made with": f"torch {torch.__version__}, transformers {transformers.__version__}, tokenizers "
-        f"{tokenizers.__version__}",
+        "hours": f"{last['seconds'] / 3600:.2f} of training; making the tokens not counted",
         "licence": settings.licence,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in about.items())
@@ -103,35 +146,27 @@ evenly over them. Rows go on from one document into the next.{listed}
 | file | bytes | SHA-256 |
 |---|---|---|
 {data}
-
-The second stage (`scripts/pretrain_form.py`) teaches the form of the job, not its answers, and reads no row of GLUE,
-SuperGLUE or the bundled tasks: of {ASKED} tokens {ASKED - 1} are that text still; the others are prompts (and padding)
-in the program's two templates, filled with sentences of these texts. About six of ten are of the program's own tasks,
-with an answer drawn by lot; the others are questions made by rule, whose answer stands in the text (does a word occur,
-which comes first, how many commas).
-
-## {"Command" if parts == 1 else "Commands"}
+{STAGE if staged else ""}
+## Training
 
 ```
 {commands}
 ```
 
-Optimizer{"" if parts == 1 else " of the last one"}: Muon ({settings.muon_rate:g}, weight decay
-{settings.weight_decay:g}) for the layers' matrices, AdamW ({settings.adamw_rate:g}) for embeddings and norms; warm-up
-over {settings.warmup:.0%} of {settings.steps:,} steps of {settings.batch:,} tokens, then {settings.schedule} to
-{settings.last_rate:g} of the peak; gradients clipped at 1; computed in {precision}; seed {settings.seed}. The same
-settings and versions give the same model on a CPU of the same kind with the same number of threads; elsewhere sums are
-rounded otherwise.
+{table_of(past.parts)}
+
+Optimizer: Muon (weight decay {settings.weight_decay:g}) for the layers' matrices, AdamW for embeddings and norms;
+gradients clipped at 1; seed {settings.seed}. The same settings and versions give the same model on a CPU of the same
+kind with the same number of threads; elsewhere sums are rounded otherwise.
 
 ## Loss
 
-Nats a token. In the second stage the loss of the steps is that of text and, with a weight of 1
-in {ASKED}, that of answers.
+Nats a token; all steps are counted together.{losses}
 
 {curve(lines)}
 
 ## What it is good for
 
-To show that prompting, SFT and PPO work, in seconds, on a laptop. It follows the form of a question and is often wrong;
-it writes as its texts do and may repeat their prejudices. For anything else take a larger model.
+To show that prompting, SFT and PPO work, in seconds, on a laptop. It {form}writes as its texts do and may repeat
+their prejudices. For anything else take a larger model.
 """

@@ -4,10 +4,10 @@ the answers to any evaluated task.
     python scripts/pretrain_form.py --tokens build/mini/tokens [--rows 5]      # prints some
 
 About six rows of ten are of the program's own tasks: their templates, filled with sentences of the books, and an answer
-drawn by lot, so that nothing can be learnt but the form, and that every label is possible. The others are of the tasks
-below, made by rule from the same sentences; their answers stand in the text, so that looking there pays. No row
-of GLUE, SuperGLUE or the bundled suite is read. Half of the rows hold one example, the others as many as fit, like a
-few-shot prompt; a loss is asked for the answers alone.
+drawn by lot, so that nothing can be learnt but the form, and that every label is possible. The others are made by rule
+(pretrain_rules.py) from the same sentences; most of their answers stand in the text, so that looking there pays. No row
+of GLUE, SuperGLUE or the bundled suite is read, and the rules' lines are named otherwise than those of the tasks. Half
+of the rows hold one example, the others as many as fit, like a few-shot prompt; a loss is asked for the answers alone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ PARTS = (8, 4, 2, 1)
 SHORTEST = 128
 ALONE = 0.5
 """Share of the rows that hold a single example, as a zero-shot prompt does."""
+REASONED = 0.1
+"""Share of the rows in which some text stands before the answer, as with --reason."""
 OWN_SHARE = 0.6
 """Of rows."""
 OWN = tuple(task for suite in ("glue", "superglue", "mini") for task in find_all(suite))
@@ -121,7 +123,7 @@ def row(pen: Pen, tokenizer: Tokenizer, length: int) -> tuple[list[int], list[bo
         template: TemplateName = "plain" if pen.coin() else "verdict"
         words = max(15, int((length - 100) / 1.6 * pen.rng.uniform(0.1, 1)))
         task, draw = own(pen, words) if pen.coin(OWN_SHARE) else by_rule(pen, words, template)
-        prompter, alone = Prompter(task, template), pen.coin(ALONE)
+        prompter, alone = Prompter(task, template, reason=int(pen.coin(REASONED))), pen.coin(ALONE)
         ids: list[int] = []
         asked: list[bool] = []
         misses = 0
@@ -130,9 +132,10 @@ def row(pen: Pen, tokenizer: Tokenizer, length: int) -> tuple[list[int], list[bo
             prompt = prompter.prompt(Example("", fields, None)).text
             if ids:
                 prompt = ("\n" if template == "plain" else "\n\n") + prompt[len(prompter.prefix) :]
-            question, answer = (
-                tokenizer.encode(t, add_special_tokens=False).ids for t in (prompt, prompter.answers[label])
-            )
+            thought = f" {pen.sentence()}{prompter.bridge}" if prompter.reason else ""
+            texts = (prompt, thought, prompter.answers[label])
+            question, between, answer = (tokenizer.encode(t, add_special_tokens=False).ids for t in texts)
+            question += between
             if len(ids) + len(question) + len(answer) > length:
                 misses += 8 if ids else 1  # the row is full; a first example that is too long is drawn again
                 continue

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from pretrain_text import Text
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
@@ -16,13 +18,22 @@ from rl4nlu.errors import UserError
 FILE = "pretraining.json"
 
 
+SAME = ("vocabulary", "layers", "width", "hidden", "heads", "context", "short", "held_out", "seed")
+"""Settings that all parts share: of the shape, and of what is read in which order and measured on what."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One of the trainings that follow each other."""
 
     command: str
+    settings: dict[str, Any]
+    """`Settings.noted`."""
     read: int
     """Tokens of text."""
+    steps: int
+    made_with: str
+    """Machine, threads and versions."""
     log: list[dict[str, Any]]
     """The lines of its log.jsonl."""
 
@@ -40,6 +51,10 @@ class Past:
         """Tokens of text read in all."""
         return sum(part.read for part in self.parts)
 
+    @property
+    def steps(self) -> int:
+        return sum(part.steps for part in self.parts)
+
     def log(self) -> list[dict[str, Any]]:
         """The lines of all parts, with steps, tokens and seconds counted from the first."""
         lines: list[dict[str, Any]] = []
@@ -52,37 +67,40 @@ class Past:
         files.write_json(folder / FILE, asdict(self))
 
 
-def start_of(folder: Path, made_of: dict[str, Any], tokenizer: Tokenizer, model: nn.Module) -> Past:
+def start_of(folder: Path, noted: dict[str, Any], text: Text, model: nn.Module) -> Past:
     """Put the weights that a training has left in a folder into a model.
 
     Args:
         folder: `model` of another --out.
-        made_of: of the text that is to be read now.
-        tokenizer: of that text.
-        model: of the shape that is to be trained.
+        noted: settings of the training that begins.
+        text: that it reads.
+        model: that it trains.
 
     Returns:
         how the folder's model was made.
 
     Raises:
-        UserError: the folder holds no such model, or one of another shape, or of other text, of which parts that are
+        UserError: the folder holds no such model, or one of other settings, or of other text, of which parts that are
             held out now may have been read then.
     """
-    noted = files.read_json(folder / FILE)
+    found = files.read_json(folder / FILE)
     try:
-        past = Past(noted["made_of"], tuple(Part(**part) for part in noted["parts"]))
+        past = Past(found["made_of"], tuple(Part(**part) for part in found["parts"]))
+        before = past.parts[-1].settings
+        other = [name for name in SAME if before[name] != noted[name]]
+    except (KeyError, TypeError, IndexError):
+        raise UserError(f"--start {folder} holds no model that this script has made, with its {FILE}") from None
+    if other:
+        asked = ", ".join(f"--{name.replace('_', '-')} {before[name]}" for name in other)
+        raise UserError(f"--start {folder} was made with {asked}; give the same")
+    try:
         weights = load_file(folder / "model.safetensors")
         known = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8")).get_vocab()
-    except (KeyError, TypeError, FileNotFoundError):
-        raise UserError(f"--start {folder} holds no model that this script has made, with its {FILE}") from None
-    if past.made_of != made_of or known != tokenizer.get_vocab():
-        raise UserError(
-            f"--start {folder} was made of other text, or cut in another way; give the --text, --vocabulary and "
-            "--held-out that it was made with"
-        )
-    own = dict(model.named_parameters())
-    if {name: weight.shape for name, weight in own.items()} != {name: value.shape for name, value in weights.items()}:
-        raise UserError(f"--start {folder} is a model of another shape; give the --layers, --width and so on it has")
-    for name, weight in own.items():
-        weight.data.copy_(weights[name])
+    except Exception as wrong:  # tokenizers and safetensors raise kinds of their own
+        raise UserError(f"--start {folder} cannot be read: {str(wrong).splitlines()[0]}; copy it again") from None
+    if past.made_of != text.made_of or known != text.tokenizer.get_vocab():
+        raise UserError(f"--start {folder} was made of other text; give the same --text")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(weights[name])
     return past

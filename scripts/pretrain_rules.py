@@ -16,8 +16,8 @@ YES_NO = (("Yes", "No"), ("Yes", "No"), ("True", "False"), ("right", "wrong"), (
 ORDER = (("1", "2"), ("1", "2"), ("first", "second"), ("A", "B"))
 
 
-SUPPOSED = ("is there a word of", "does it speak of", "is anything said of", "Can one read of", "do we hear of")
-"""How a question begins that the word at its end decides."""
+SUPPOSED = ("one reads here of", "the text has the word", "among these words stands", "Somewhere it says")
+"""How a question begins that the word at its end decides; no task's own question begins so."""
 
 
 class Pen:
@@ -30,7 +30,8 @@ class Pen:
         """Sentences that follow each other; where one is too short or too long, another page begins."""
         for page in pages:
             self.pages.append([])
-            for sentence in re.split(r"(?<=[.!?])[\"'”’]?\s+", page)[1:-1]:
+            for part in re.split(r"(?<=[.!?])[\"'”’]?\s+", page)[1:-1]:
+                sentence = " ".join(part.split())  # a line's end parts the fields of a prompt
                 if 3 <= len(sentence.split()) <= 45 and re.search("[A-Za-z]", sentence):
                     self.pages[-1].append(sentence)
                 else:
@@ -218,7 +219,7 @@ def _alike(pen: Pen, label: int, words: int) -> dict[str, str]:
     return {"first": " ".join(first), "second": " ".join(second)}
 
 
-LINES, CHOICE = "First: {first}\nSecond: {second}", "Text: {text}\n1: {one}\n2: {two}"
+LINES, CHOICE = "One: {first}\nOther: {second}", "Text: {text}\n1: {one}\n2: {two}"
 RULES: Mapping[str, Rule] = {
     "occurs": Rule(
         YES_NO,
@@ -294,12 +295,12 @@ RULES: Mapping[str, Rule] = {
         _commas,
     ),
     "holds": Rule(
-        (("Yes", "No", "Maybe"), ("true", "false", "unknown"), ("yes", "no", "open")),
+        (("told", "altered", "missing"), ("true", "false", "unknown"), ("yes", "no", "open")),
         (
             "Decide whether the claim stands in the text.",
             "Find the claim in the text and say whether it is told there.",
         ),
-        "Text: {text}\nClaim: {claim}",
+        "Page: {text}\nLine: {claim}",
         "Is that said?",
         _holds,
     ),

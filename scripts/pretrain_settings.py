@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -33,7 +33,8 @@ class Settings:
     sources: Path | None = None
     """A list of the documents, kept beside the card as SOURCES.txt."""
     start: Path | None = None
-    """Folder `model` of a training of the same text, from whose weights this one goes on, where it left off reading."""
+    """Folder `model` of a training of the same text, from whose weights this one goes on, where that left off reading.
+    Its rates are not taken over: give those that it ended with."""
     vocabulary: int = 8192
     layers: int = 6
     width: int = 256
@@ -82,6 +83,12 @@ class Settings:
             raise UserError(f"--width {self.width} must be a multiple of twice --heads {self.heads}")
         if self.form and self.context < 64:
             raise UserError(f"--context {self.context}: the second stage needs rows of 64 tokens (or --form 0)")
+        for name in ("muon_rate", "adamw_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a rate between 0 and 1")
+        for name in ("warmup", "last_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least 0 and less than 1")
         if self.held_out < 2:
             raise UserError("--held-out must be 2 at least: all but one document of so many are learnt from")
         if min(self.books, self.long, self.form) < 0 or self.steps < 1:
@@ -90,13 +97,25 @@ class Settings:
             raise UserError(
                 f"--vocabulary {self.vocabulary}: it must be more than 259 (bytes and special tokens), at most 65,536"
             )
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {self.device}: torch sees no GPU here")
-        if self.compile and self.device == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
-            raise UserError("no C++ compiler is found: add --no-compile, which is slower")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise UserError(f"--device {self.device}: no such device; give cpu or cuda") from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"--device {self.device}: torch sees {torch.cuda.device_count()} GPUs here")
+        compilers = ("g++", "c++", "clang++") if device.type == "cpu" else ("gcc", "cc", "clang")
+        if self.compile and not any(map(shutil.which, compilers)):
+            raise UserError(f"no C{'++' * (device.type == 'cpu')} compiler is found: add --no-compile, which is slower")
         for path in (*self.text, *([self.sources] if self.sources else [])):
             if not path.is_file():
                 raise UserError(f"no such file: {path}")
+        if self.start and not (self.start / "model.safetensors").is_file():
+            raise UserError(f"--start {self.start} holds no model.safetensors; give the folder model of another --out")
+
+    def noted(self) -> dict[str, Any]:
+        """What the model depends on, but for the files that are read."""
+        beside = (*BESIDE, "text", "out", "start")
+        return {name: value for name, value in asdict(self).items() if name not in beside}
 
     @property
     def first_of_form(self) -> int:

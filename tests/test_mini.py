@@ -26,8 +26,8 @@ def mini():
         sys.path.pop(0)
 
 
-def test_bits_of_a_model_that_knows_nothing(mini, tiny_model, tmp_path):
-    """Log2 of its vocabulary for each token but the first, over the bytes of these; é has two."""
+def test_bits_of_a_model_that_knows_nothing(mini, tiny_model, tmp_path, monkeypatch):
+    """Log2 of its vocabulary for each token that is counted, over the bytes of these; é has two."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
     with torch.no_grad():
         for weight in model.parameters():
@@ -40,6 +40,12 @@ def test_bits_of_a_model_that_knows_nothing(mini, tiny_model, tmp_path):
         len(text.encode()) - len(tokenizer.decode(ids[:1]).encode()) for text, ids in zip(texts, tokens, strict=True)
     ]
     expected = math.log2(model.config.vocab_size) * sum(len(ids) - 1 for ids in tokens) / sum(bytes_behind)
+    assert mini.bits_per_byte(tmp_path, texts) == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(mini, "LEAD", 6)
+    behind = [" was closed.", " came; 🙂 so what?"]  # from the first blank behind six characters on
+    assert [text.encode()[mini.begin(text) :].decode() for text in texts] == behind
+    counts = [len(tokenizer(text).input_ids) for text in behind]
+    expected = math.log2(model.config.vocab_size) * sum(counts) / sum(len(text.encode()) for text in behind)
     assert mini.bits_per_byte(tmp_path, texts) == pytest.approx(expected, rel=1e-5)
 
 
@@ -102,12 +108,15 @@ def test_a_run_that_fails_ends_the_comparison(mini, tmp_path, monkeypatch):
         "run",
         lambda words, check: done.append(words[3:]) or mini.subprocess.CompletedProcess(words, code[words[3]]),
     )
-    with pytest.raises(Halted, match="ended with code 3; run this command again"):
+    with pytest.raises(Halted, match=r"ended with code 3; run this command again$"):
         mini.run_all({"a": "mini"}, tmp_path, tmp_path)
     assert done == [
         ["resume", str(tmp_path / "a-verdict")],
         ["suite", str(tmp_path / "sft.yaml"), "--out", str(tmp_path / "sft"), "--jobs", "2"],
     ]
+    code["suite"] = 2
+    with pytest.raises(Halted, match=r"ended with code 2$"):
+        mini.run_all({"a": "mini"}, tmp_path, tmp_path)
 
 
 def test_a_block_is_replaced_between_its_marks(mini, tmp_path):

@@ -195,6 +195,11 @@ def test_the_rate_rises_and_falls_to_nothing(scripts, tmp_path):
         ({"batch": 0}, "--batch 0: give at least 1"),
         ({"look_every": 0}, "--look-every 0: give at least 1"),
         ({"heads": 3}, "--width 256 must be a multiple of twice --heads 3"),
+        ({"muon_rate": -0.1}, "--muon-rate -0.1: give a rate between 0 and 1"),
+        ({"last_rate": 44.4}, "--last-rate 44.4: give at least 0 and less than 1"),
+        ({"device": "gpu"}, "--device gpu: no such device; give cpu or cuda"),
+        ({"device": "cuda:99"}, "--device cuda:99: torch sees "),
+        ({"start": Path("nowhere")}, "--start nowhere holds no model.safetensors"),
         ({"held_out": 1}, "--held-out must be 2 at least"),
         ({"books": 0, "long": 0, "form": 0}, "--books, --long and --form are less than a --batch of 8,192 tokens"),
         ({"context": 32, "short": 32}, "--context 32: the second stage needs rows of 64 tokens"),
@@ -232,12 +237,13 @@ def test_every_block_is_read_once_before_any_is_read_again(scripts, tmp_path):
     pretrain = scripts[0]
     settings = pretrain.Settings((), tmp_path, context=8, short=4, batch=32, books=32 * 5, long=32 * 5, form=0)
     text = pretrain.pretrain_text.Text(None, np.arange(8 * 20 + 3, dtype=np.uint16), np.zeros(8), 4.0)
-    rows = [ids for step in range(10) for ids, _ in pretrain.batches(settings, text, step)]
+    past = pretrain.Past({})
+    rows = [ids for step in range(10) for ids, _ in pretrain.batches(settings, text, step, past)]
     assert [tuple(row.shape) for row in rows] == [(8, 4)] * 5 + [(4, 8)] * 5
     assert sorted(torch.cat([row.flatten() for row in rows[:5]]).tolist()) == list(range(160))
     assert sorted(torch.cat([row.flatten() for row in rows[5:]]).tolist()) == list(range(160))
     assert not torch.equal(torch.cat(rows[:5]).flatten(), torch.cat(rows[5:]).flatten())  # in another order
-    again, _ = pretrain.batches(settings, text, 7)[0]
+    again, _ = pretrain.batches(settings, text, 7, past)[0]
     assert torch.equal(again, rows[7])
 
 
@@ -249,7 +255,7 @@ def test_the_second_stage_goes_on_in_the_books_beside_its_prompts(scripts, tmp_p
     settings = pretrain.Settings((), tmp_path, context=64, short=32, batch=256, books=256 * 3, long=256, form=256 * 4)
     text = pretrain.pretrain_text.Text(None, np.arange(64 * 29, dtype=np.uint16), np.zeros(8), 4.0)
     assert (settings.first_of_form, settings.steps) == (4, 8)
-    parts = [pretrain.batches(settings, text, step) for step in range(8)]
+    parts = [pretrain.batches(settings, text, step, pretrain.Past({})) for step in range(8)]
     assert [len(step) for step in parts] == [1] * 4 + [2] * 4
     assert [step[1] for step in parts[4:]] == ["rows"] * 4
     assert made == [(step, 64, 64) for step in (4, 5, 6, 7)]
@@ -323,8 +329,8 @@ def test_a_row_is_what_the_program_asks_and_answers(scripts, pen):
         seen.append((self, example))
         return real(self, example, fields)
 
-    checked = 0
-    for _ in range(60):
+    checked = Counter()
+    for _ in range(100):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Prompter, "prompt", spy)
             seen.clear()
@@ -341,10 +347,17 @@ def test_a_row_is_what_the_program_asks_and_answers(scripts, pen):
             row = Encoder(tokenizer, prompter, 1024).encode(example)
             count = len(row.ids)
             assert tuple(ids[:count]) == row.ids
-            assert tuple(ids[count:]) in row.answers
-            assert asked == [False] * count + [True] * (len(ids) - count)
-            checked += 1
-    assert checked > 10
+            answer = tuple(i for i, one in zip(ids, asked, strict=True) if one)
+            behind = (*row.bridge, *answer)
+            assert answer in row.answers
+            assert tuple(ids[-len(behind) :]) == behind
+            thought = ids[count : len(ids) - len(behind)]
+            assert bool(thought) == bool(prompter.reason)
+            if thought:
+                assert tokenizer.decode(thought).strip() in SENTENCES
+            checked[prompter.reason] += 1
+    assert checked[0] > 10
+    assert checked[1] > 2
 
 
 def test_rows_are_a_function_of_seed_and_step(scripts):
@@ -397,7 +410,7 @@ def small(scripts, tmp_path):
     values = {"vocabulary": 300, "layers": 1, "width": 16, "hidden": 16, "heads": 2, "context": 128, "short": 32}
     values |= {"batch": 512, "books": 512 * 4, "long": 512 * 2, "form": 512 * 2, "held_out": 3, "look_every": 3}
     values |= {"device": "cpu", "compile": False}
-    return lambda name, **more: scripts[0].Settings((text,), tmp_path / name, **{**values, **more})
+    return lambda name, **more: scripts[0].Settings(**{"text": (text,), "out": tmp_path / name, **values, **more})
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -495,40 +508,53 @@ def test_the_folder_and_its_card(scripts, small):
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
 
 
-def test_a_training_goes_on_from_the_weights_of_another(scripts, small):
+def test_a_training_goes_on_from_the_weights_of_another(scripts, small, tmp_path):
     """Where the other left off reading; its card tells both commands and the losses of both."""
     pretrain = scripts[0]
     first = pretrain.train(small("first", long=0, form=0, last_rate=0.5))
     second = small("second", start=first, look_every=1)
     training = pretrain.Training(second)
-    (ids, _), *_ = pretrain.batches(second, training.text, 0, training.past.read)
+    (ids, _), *_ = pretrain.batches(second, training.text, 0, training.past)
     blocks = len(training.text.seen) // 128
     order = [pretrain.order(0, i // blocks, blocks)[i % blocks] for i in range(16, 20)]
     read = [training.text.seen[at * 128 :][:128] for at in order]
     assert ids.tolist() == np.stack(read).reshape(-1, 32).tolist()
+    longer = tmp_path / "longer.txt"
+    longer.write_text("\f".join(made_up(13, words=200)), encoding="utf-8")
     start = load_file(first / "model.safetensors")
     assert all(torch.equal(weight, start[name].float()) for name, weight in training.model.named_parameters())
     folder = pretrain.train(second)
     card, past = (folder / "README.md").read_text(), json.loads((folder / "pretraining.json").read_text())
     commands = [part["command"] for part in past["parts"]]
-    assert f"## Commands\n\n```\n{commands[0]}\n{commands[1]}\n```" in card
+    assert f"## Training\n\n```\n{commands[0]}\n{commands[1]}\n```" in card
     assert pretrain.tyro.cli(pretrain.Settings, args=shlex.split(commands[1])[2:]) == second
-    assert "part 2 of 2, from the weights of the one before" in card
+    assert "| training | from scratch, in 2 parts |" in card
+    assert (
+        "| 1 | 2,048, 32 each | 0, 128 each | 0 | 0.008, 0.004; linear to 0.5 of that | 2% | 4 of 512 tokens |" in card
+    )
+    assert "The second stage" in card
+    assert "rows of up to 128" in card
+    alone = (first / "README.md").read_text()
+    assert "| training | from scratch |" in alone
+    assert "second stage (" not in alone
+    assert "rows of up to 32" in alone
     # 4 steps of 512 tokens, then 6 and 2 more with 384 of text
     assert [part["read"] for part in past["parts"]] == [4 * 512, 6 * 512 + 2 * 384]
     assert "| 12 | 6,144 |" in card
     with pytest.raises(UserError, match="holds a training with other settings"):
         pretrain.train(small("second", look_every=1))
     for other, says in (
-        ({"start": first.parent}, "holds no model that this script has made"),
-        ({"start": first, "vocabulary": 290}, "was made of other text, or cut in another way"),
-        ({"start": first, "hidden": 32}, "is a model of another shape"),
+        ({"start": first.parent}, "holds no model.safetensors"),
+        ({"start": first, "vocabulary": 290}, "was made with --vocabulary 300; give the same"),
+        ({"start": first, "heads": 4, "seed": 3}, "was made with --heads 2, --seed 0; give the same"),
+        ({"start": first, "text": (longer,)}, "was made of other text"),
     ):
         with pytest.raises(UserError, match=says):
             pretrain.train(small(f"third-{len(says)}", **other))
-    (first / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="holds no model that this script has made"):
-        pretrain.train(small("fourth", start=first))
+    for name, says in (("tokenizer.json", "cannot be read"), ("pretraining.json", "holds no model that this script")):
+        (first / name).write_text("{")
+        with pytest.raises(UserError, match=says):
+            pretrain.train(small("fourth", start=first))
 
 
 @pytest.mark.slow
