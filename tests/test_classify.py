@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 
 from models_zoo import bert_folder
@@ -19,6 +19,7 @@ from rl4nlu.classifier import Classifier, ask, is_decoder, load_classifier, rest
 from rl4nlu.cli import main
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
+from rl4nlu.merge import merge
 from rl4nlu.methods import classify, sft
 from rl4nlu.methods.evaluate import evaluate as evaluate_prompted
 from rl4nlu.settings import ClassifySettings, EvaluateSettings, SftSettings
@@ -285,3 +286,21 @@ def test_an_encoder_is_no_decoder(command, tiny_bert, tmp_path, capsys):
     assert main(words) == 2
     assert "bert is an encoder, which writes no answers; use it with: rl4nlu classify" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_head_and_adapter_learn_in_float32_on_a_base_of_bfloat16(tmp_path):
+    """peft leaves a fresh head as the base is: AdamW's moments would be rounded away there."""
+    chosen = settings("mini", task="mini/sentiment", dtype="bfloat16", max_steps=2, batch_size=4, out=tmp_path / "run")
+    run, (result,) = classify.classify(chosen)
+    saved = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    assert any("score" in name for name in saved)
+    again = restore(run.path, find("mini/sentiment"), "cpu", "bfloat16")
+    dtypes = {name: weight.dtype for name, weight in again.model.named_parameters()}
+    assert dtypes["base_model.model.model.layers.0.mlp.up_proj.base_layer.weight"] == torch.bfloat16
+    heads = [dtype for name, dtype in dtypes.items() if "score.modules_to_save" in name]
+    assert heads == [torch.float32]
+    (asked,) = classify.evaluate(EvaluateSettings(adapter=run.path, dtype="bfloat16", out=tmp_path / "asked"))[1]
+    assert asked["metrics"] == result["metrics"]
+    made = merge(run.path, tmp_path / "merged", "bfloat16")
+    assert made.difference < 0.2

@@ -788,3 +788,19 @@ def test_the_diagnostic_set_is_found_where_the_download_script_puts_it(tmp_path)
     (folder / "glue" / "AX" / "diagnostic-full.tsv").rename(folder / "glue" / "diagnostic" / "diagnostic.tsv")
     (folder / "glue" / "AX").rmdir()
     assert data.load(find("glue/ax"), "test", folder) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text_of"),
+    [
+        ("glue/wnli", lambda fields: fields["premise"]),
+        ("superglue/wsc", lambda fields: fields["text"].replace("*", "")),
+        ("superglue/boolq", lambda fields: fields["passage"]),
+    ],
+)
+def test_rows_about_one_text_are_one_document(real_data, name, text_of):
+    """As in the official files: a standard error takes them together, and none is held out without the others."""
+    rows = data.load(find(name), "dev", real_data)
+    texts, documents = [text_of(row.fields) for row in rows], [row.document for row in rows]
+    assert len(set(zip(texts, documents, strict=True))) == len(set(texts)) == len(set(documents)) < len(rows)
+    assert max(map(len, documents)) <= 12

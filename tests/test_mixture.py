@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from policies import assert_same_gradients
 from rl4nlu import data
+from rl4nlu.actions import roll_out
 from rl4nlu.ask import encode
 from rl4nlu.config import validate
 from rl4nlu.errors import UserError
@@ -23,7 +24,8 @@ from rl4nlu.models import load_policy
 from rl4nlu.prepare import one_task
 from rl4nlu.run import Run
 from rl4nlu.settings import PpoSettings, SftSettings
-from rl4nlu.tasks import find
+from rl4nlu.tasks import Example, find
+from rl4nlu.tokens import SPARE
 
 
 class Rows(list):
@@ -166,3 +168,24 @@ def test_one_adapter_for_all_mini_tasks(tmp_path):
     _, results = sft.sft(validate(SftSettings, {**common, "task": "mini", "max_steps": 300, "out": tmp_path / "all"}))
     together = {result["task"]: result["metrics"]["accuracy"] for result in results}
     assert sum(together.values()) / 4 >= sum(single.values()) / 4 - 0.03, (single, together)
+
+
+def test_an_answer_stays_within_the_context_beside_a_task_of_longer_ones(monkeypatch):
+    """A prompt is cut for the answers of its own task; STS-B's are longer than BoolQ's."""
+    chosen = validate(PpoSettings, {"model": "mini", "batch_size": 2, "answers": 2, "max_length": 128})
+    policy = load_policy("mini", lora=chosen.lora)
+    policy.add_value_head()
+    policy.model.config.max_position_embeddings = 128
+    tasks = [find("superglue/boolq"), find("glue/stsb")]
+    fields = [{"passage": "so " * 199, "question": "was it so"}, {"first": "It was.", "second": "It is."}]
+    rows = [Example("0", one, label) for one, label in zip(fields, ("True", "2.0"), strict=True)]
+    questions = [encode(policy, task, chosen, [row]) for task, row in zip(tasks, rows, strict=True)]
+    own, longer = (question.rows.encoder.longest_answer for question in questions)
+    assert own < longer
+    batch = [question.rows[0] for question in questions]
+    assert 128 - longer - SPARE < len(batch[0].ids) <= 128 - own - SPARE
+    monkeypatch.setattr(type(batch[0].prompter), "finished", lambda self, text: False)
+    rollout = roll_out(policy, batch, chosen, 0, longer + SPARE)
+    lengths = [[len(ids) + len(answer) for answer in answers] for ids, answers in rollout.rows]
+    assert max(map(max, lengths)) == 128
+    assert {len(answer) for answer in rollout.rows[1][1]} == {longer + SPARE}

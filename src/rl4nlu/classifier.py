@@ -5,6 +5,7 @@ Two texts go in as a pair; a number is a regression; of several candidates each 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,9 +133,9 @@ def ask(
 
 def _logits_of(classifier: Classifier, inputs: Sequence[dict[str, Any]], some: Sequence[int]) -> dict[int, list[float]]:
     stop.poll()
-    model, kind = classifier.model, classifier.model.device.type
+    model = classifier.model
     batch = classifier.tokenizer.pad([inputs[i] for i in some], return_tensors="pt").to(model.device)
-    with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):  # on a GPU as in training
+    with computing(model):  # as in training
         return dict(zip(some, model(**batch).logits.float().tolist(), strict=True))
 
 
@@ -172,7 +173,7 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
     if lora:
         try:
             with quiet_peft():
-                model = get_peft_model(model, lora_config(settings.lora, "SEQ_CLS", fresh))
+                model = in_float32(get_peft_model(model, lora_config(settings.lora, "SEQ_CLS", fresh)))
         except ValueError as wrong:
             raise UserError(misfit(settings.lora, name, model, wrong)) from None
     return replace(classifier, model=model if lora else model.to(place)), lora
@@ -202,8 +203,23 @@ def restore(run: Path, task: Task, device: str, dtype: str = "auto", quantize: s
     model = classifier.model
     if adapter is not None:
         with quiet_peft():
-            model = PeftModel.from_pretrained(model, adapter)
+            model = in_float32(PeftModel.from_pretrained(model, adapter))
     return replace(classifier, model=model)
+
+
+def in_float32(model: Any) -> Any:
+    """All that stands beside the base model's weights in float32, the head too, which peft leaves as the base is."""
+    for name, weight in model.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            weight.data = weight.data.float()
+    return model
+
+
+def computing(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """In which passes compute: in bfloat16 on a GPU, and wherever the weights are not all of float32."""
+    kind = model.device.type
+    mixed = kind == "cuda" or any(w.is_floating_point() and w.dtype != torch.float32 for w in model.parameters())
+    return torch.autocast(kind, torch.bfloat16, enabled=mixed)
 
 
 @dataclass(frozen=True)

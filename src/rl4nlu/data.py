@@ -18,6 +18,7 @@ from .errors import UserError, did_you_mean, did_you_mean_path
 from .rows import Located, Row, read_rows
 from .seeding import generator
 from .tasks import ID, LABEL, Example, Files, Table, Task, find
+from .tasks.task import shared_text
 
 SUITE_FOLDERS = {"glue": "glue", "superglue": "superglue"}
 HUB = {
@@ -268,7 +269,8 @@ def _example(task: Task, row: Row, where: str, default_id: str) -> Example:
             raise UserError(f"{where}: column {name!r} is empty; every row needs it")
     if not any(text.strip() for text in fields.values()):
         raise UserError(f"{where}: all that the template shows of this row is empty ({', '.join(fields)})")
-    return Example(default_id if row_id is None else str(row_id), fields, label)
+    document = shared_text(fields[task.shared]) if task.shared else None
+    return Example(default_id if row_id is None else str(row_id), fields, label, document=document)
 
 
 def as_text(cell: Any) -> str:

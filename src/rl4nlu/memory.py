@@ -106,8 +106,12 @@ def keep_freed_pages() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What stands in the errors of torch's allocator on a CPU, and of libraries that take a GPU's memory beside it."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is for want of memory that torch gave up: on a GPU, or on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     )

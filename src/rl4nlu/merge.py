@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from . import files, stop
 from .card import card
-from .classifier import restore
+from .classifier import computing, restore
 from .errors import UserError
 from .finished import Finished, licence_of, mergeable
 from .loading import cannot_load, load_base, written_out
@@ -149,7 +150,8 @@ def _said(found: Finished, model: Any) -> Tensor:
     """What a model says of a made-up text: log-probabilities, or a classifier's logits."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.randint(vocabulary // 2, (2, 12), generator=torch.Generator().manual_seed(0)) + vocabulary // 4
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+    with computing(model) if found.classifier else nullcontext():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
     return logits if found.classifier else logits.log_softmax(-1)
 
 

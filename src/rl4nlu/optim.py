@@ -15,10 +15,10 @@ from .settings import ClassifySettings, TrainSettings
 
 def steps_of(settings: TrainSettings, rows: int) -> int:
     """How many steps a run has: its epochs over the rows, or `max_steps`."""
-    return settings.max_steps or max(1, _ceil(settings.epochs * rows / settings.batch_size))
+    return settings.max_steps or max(1, rounded_up(settings.epochs * rows / settings.batch_size))
 
 
-def _ceil(x: float) -> int:
+def rounded_up(x: float) -> int:
     """Rounded up, but not for what is only rounding error: 1.1 * 50 / 11 is 5."""
     return math.ceil(round(x, 9))
 
@@ -34,7 +34,7 @@ def base_rate(settings: TrainSettings, policy: Policy, at_width_256: float) -> f
 
 def rate_at(settings: TrainSettings | ClassifySettings, base: float, step: int, steps: int) -> float:
     """Learning rate of a step, a function of the step alone: linear warm-up, then linear decay or none."""
-    warm = _ceil(settings.warmup * steps)
+    warm = rounded_up(settings.warmup * steps)
     if step < warm:
         return base * (step + 1) / warm
     return base * (steps - step) / max(1, steps - warm) if settings.schedule == "linear" else base

@@ -45,7 +45,7 @@ Shots = dict[str, tuple[Example, ...]]
 """Task -> the rows that stand in each of its prompts."""
 HELD_OUT = "held_out.json"
 """In a run folder: task -> ids of the training rows that it did not learn from."""
-DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+DEVICES = ("auto", "cpu", "cuda", "xpu")
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,10 @@ def prepare_training(settings: T, reopened: bool = False) -> TrainingRows[T]:
     for task in taught:
         shown = {example.id for example in shots[task.name]}  # with their answers, in every prompt
         rows = [row for row in load_rows(task, "train", settings, settings.limit) if row.id not in shown]
+        if not rows:
+            raise UserError(
+                f"--shots {settings.shots}: no row of {task.name} is left to learn from; give fewer shots, or more rows"
+            )
         learnt[task.name], held[task.name] = hold_out(rows, settings, len(taught), before.get(task.name, ()))
         unknown = settings.init is not None and held[task.name] and not before.get(task.name) and not reopened
         if unknown and task.name in _taught_to(settings.init):

@@ -136,6 +136,8 @@ def _write(
         thoughts = think(policy, prompter, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
         prompts = [row.ids + own + bridge for row, texts in zip(rows, thoughts, strict=True) for own, bridge in texts]
         uniform = uniform_BKA[:, :, prompter.reason :].flatten(0, 1)[:, None]
+    # beside a task of longer answers a prompt may have left less room: it was cut for its own
+    longest = min(longest, policy.context_length - max(map(len, prompts), default=0))
     found = sample(policy, prompts, prompter.finished, longest, max_tokens, uniform, begun)
     answers = [one for texts in found for one in texts]
     written = []

@@ -18,7 +18,7 @@ from .. import files, optim, processes, stop
 from ..ask import Advance, Prediction
 from ..card import write_card
 from ..checkpoint import OptimizerState, Weights
-from ..classifier import CHUNK, Classifier, ask, load_classifier, restore
+from ..classifier import CHUNK, Classifier, ask, computing, load_classifier, restore
 from ..guards import Source, check_finite, not_finite
 from ..identity import PROMPTS, identity_of
 from ..prepare import ClassifyRows, EvaluationRows, prepare_classifier_evaluation, prepare_classify
@@ -138,7 +138,7 @@ def train(classifier: Classifier, rows: Sequence[Example], settings: ClassifySet
         for row in rows
         for text, target in zip(classifier.texts(row), classifier.targets(row), strict=True)
     ]
-    steps = settings.max_steps or max(1, math.ceil(settings.epochs * len(inputs) / settings.batch_size))
+    steps = settings.max_steps or max(1, optim.rounded_up(settings.epochs * len(inputs) / settings.batch_size))
     width = classifier.model.config.hidden_size
     usual = LORA_RATE * math.sqrt(256 / width) if lora else FULL_RATE * math.sqrt(384 / width)
     base = settings.learning_rate or usual
@@ -200,14 +200,14 @@ def gradient(classifier: Classifier, chosen: Sequence[Input], seed: int, step: i
     optim.clear(list(model.parameters()))
     model.train()
     torch.manual_seed(derive(seed, processes.own("dropout"), step))
-    total, kind = 0.0, model.device.type
+    total = 0.0
     mine = [chosen[i] for i in processes.share(len(chosen))]
     for start in range(0, len(mine), most):
         stop.poll()
         part = mine[start : start + most]
         batch = classifier.tokenizer.pad([inputs for _, inputs, _ in part], return_tensors="pt").to(model.device)
         targets = torch.tensor([target for _, _, target in part], device=model.device)
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+        with computing(model):
             logits = model(**batch).logits.float()
         loss = loss_of(logits, targets) / len(chosen)
         if not math.isfinite(loss.item()):

@@ -110,7 +110,7 @@ def _add_gradients(weights: Sequence[Any]) -> None:
         dist.all_reduce(flat)
     there, at = flat[-len(weights) :].tolist(), 0
     for weight, some in zip(weights, there, strict=True):
-        weight.grad = flat[at : at + weight.numel()].view_as(weight).clone() if some else None
+        weight.grad = flat[at : at + weight.numel()].view_as(weight).to(weight.dtype, copy=True) if some else None
         at += weight.numel()
 
 

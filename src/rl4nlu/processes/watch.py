@@ -17,7 +17,9 @@ from ..errors import PeerLost
 MEETING = 120.0
 """Seconds for all to connect."""
 PATIENCE = 20.0
-"""Seconds that this process has to end by itself once another is lost; it may wait for it where nothing wakes it."""
+"""Seconds that this process may wait for another that is lost: where nothing wakes it, it is ended."""
+LONGEST = 1800.0
+"""Seconds that it may go on without waiting for anybody."""
 IDLE, BETWEEN, TIMES = 5, 3, 3
 """A machine that is gone says nothing: after so many seconds of silence it is asked, with so many between, so often."""
 
@@ -27,6 +29,8 @@ class Watch:
 
     writing = False
     """This process is saving."""
+    waiting = 0
+    """Blocks within which it waits for others."""
     _listening: socket.socket | None = None
 
     def __init__(self, rank: int, count: int, host: str, port: int, token: str) -> None:
@@ -111,9 +115,10 @@ class Watch:
             for other, peer in self._peers.items():
                 if other != number:
                     self._tell(peer, told)
-        time.sleep(PATIENCE)
-        while self.writing:  # it does not wait, and what it saves is worth the time
-            time.sleep(0.1)
+        waited, end = 0.0, time.monotonic() + LONGEST
+        while self.writing or (waited < PATIENCE and time.monotonic() < end):
+            time.sleep(0.1)  # who computes will come to where it is told, and saves then
+            waited = waited + 0.1 if self.waiting and not self.writing else 0.0
         if not self._leaving:  # it waits for the one that is gone, and nothing wakes it
             with contextlib.suppress(OSError):
                 os.write(2, f"error: {self._lost}; what was saved is whole: rl4nlu resume RUN\n".encode())

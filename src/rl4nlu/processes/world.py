@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from .. import say
@@ -52,7 +52,8 @@ def talking() -> Iterator[None]:
         PeerLost: one is.
     """
     try:
-        yield
+        with _waiting():
+            yield
     except (RuntimeError, OSError) as wrong:
         first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
         raise PeerLost(_lost() or f"another process of this run cannot be reached ({first})") from None
@@ -67,11 +68,26 @@ def passing() -> Iterator[None]:
         PeerLost: one is.
     """
     try:
-        yield
+        with _waiting() if World.sharded else nullcontext():
+            yield
     except RuntimeError:
         if World.sharded and (lost := _lost()):
             raise PeerLost(lost) from None
         raise
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """Within this block this process waits for the others."""
+    watch = World.watch
+    if watch is None:
+        yield
+        return
+    watch.waiting += 1
+    try:
+        yield
+    finally:
+        watch.waiting -= 1
 
 
 def _lost() -> str:

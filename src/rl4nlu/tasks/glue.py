@@ -187,6 +187,7 @@ WNLI = Task(
     labels=("not_entailment", "entailment"),
     aliases={"0": "not_entailment", "1": "entailment"},
     words=ENTAILED,
+    shared="premise",
     plain=NLI_PLAIN,
     ask="Read the text, find out whom or what its pronoun means, and decide whether the claim follows.",
     body=NLI_BODY,

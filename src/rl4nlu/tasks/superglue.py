@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .glue import ENTAILED, NLI_ASK, NLI_BODY, NLI_PLAIN, THREE_WAY
-from .task import ID, LABEL, Example, Files, Row, Task
+from .task import ID, LABEL, Example, Files, Row, Task, shared_text
 
 JSONL = {"train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl"}
 YES_NO = {"True": "Yes", "False": "No"}
@@ -17,6 +17,7 @@ BOOLQ = Task(
     columns={"passage": ("passage",), "question": ("question",), LABEL: ("label",), ID: ("idx",)},
     labels=("False", "True"),
     words=YES_NO,
+    shared="passage",
     plain="{passage}\nQuestion: {question}?\nAnswer:",
     ask="Read the passage and answer the question about it.",
     body="Passage: {passage}\nQuestion: {question}?",
@@ -170,7 +171,8 @@ def _wsc(task: Task, row: Row) -> Iterator[Example]:
         words[start] = "*" + words[start]
         words[stop - 1] += "*"
     fields = {"text": " ".join(words), "noun": target["span1_text"], "pronoun": target["span2_text"]}
-    yield Example(str(row["idx"]), fields, task.label_of(row.get("label")))
+    document = shared_text(row["text"])  # there are several of some, about other spans
+    yield Example(str(row["idx"]), fields, task.label_of(row.get("label")), document=document)
 
 
 def _span(words: list[str], span: list[str], index: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import string
@@ -34,6 +35,11 @@ class Example:
     def unit(self, number: int) -> str:
         """What is drawn, or held out, as a whole: the document, else the group, else this row, of that number."""
         return self.document or self.group or f"row {number}"
+
+
+def shared_text(text: str) -> str:
+    """A short name of a text that several rows share."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ class Task:
     metrics: tuple[str, ...]
     free: tuple[str, ...]
     """Fields that may be cut when a prompt is too long; never the question."""
+    shared: str = ""
+    """A field that several rows have alike: they are one document to a standard error, and held out together."""
     may_be_empty: tuple[str, ...] = ()
     """Fields that are empty in some rows of the official file."""
     aliases: Mapping[str, str] = field(default_factory=dict)
