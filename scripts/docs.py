@@ -44,13 +44,26 @@ EVENTS = {
 def tasks_page() -> str:
     """Every task with both of its templates as they are rendered."""
     lines = [MADE, "# Tasks", "Templates are shown with their fields in braces; an answer is a label word.", ""]
+    lines += [
+        "Without `--data` rows come from the hub. With `--data DIR` they are read from the official files as they are"
+    ]
+    lines += ["unpacked, below `DIR/glue` (<https://gluebenchmark.com/tasks>) and `DIR/superglue`"]
+    lines += [
+        "(<https://super.gluebenchmark.com/tasks>), each task from the folder and the files that stand with it.",
+        "",
+    ]
     for task in TASKS.values():
         words = [f"{label} → `{task.words[label]}`" for label in task.labels]
         if task.numeric:
             words = [f"numbers from {task.labels[0]} to {task.labels[-1]} in steps of 0.2"]
         lines += [f"## {task.name}", ""]
         lines += [f"Metrics: {', '.join(task.metrics)}. Evaluated on: {task.eval_split}.", ""]
-        lines += [f"Labels: {', '.join(words)}.", "", "```", task.plain, "```", ""]
+        lines += [f"Labels: {', '.join(words)}.", ""]
+        if task.files:
+            names = [name if isinstance(name, str) else name[0] for name in task.files.splits.values()]
+            folder = f"{task.name.split('/')[0]}/{task.files.folder}"
+            lines += [f"Files: `DIR/{folder}/` with `{'`, `'.join(names)}`.", ""]
+        lines += ["```", task.plain, "```", ""]
         lines += ["Template `verdict`:", "", "```", task.ask, "", task.body, "<verdict>", "```", ""]
     return "\n".join(lines)
 

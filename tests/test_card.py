@@ -237,5 +237,19 @@ def test_a_base_model_that_was_moved_is_named(tmp_path, monkeypatch, capsys):
     assert main(["evaluate", "--adapter", str(run.path), "--model", "moved", "--limit", "8", "--out", "b"]) == 0
     assert "moved is taken for it" in " ".join(capsys.readouterr().err.split())
     shutil.copytree(tmp_path / "moved", tmp_path / "base")
+    values = {"task": "mini/question", "model": str(tmp_path / "base"), "max_steps": 1, "batch_size": 4}
+    classify.classify(validate(ClassifySettings, {**values, "eval_limit": 8, "out": tmp_path / "head"}))
+    shutil.rmtree(tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text('{"question": "Who came?"}\n')
+    for name in ("run", "head"):
+        predict = ["predict", name, "--input", "rows.jsonl", "--output", f"{name}.jsonl"]
+        assert main(predict) == 2
+        assert main([*predict, "--model", "moved"]) == 0
+        assert main(["merge", name, "--out", f"{name}-merged", "--model", "moved"]) == 0
+    assert main(["evaluate", "--adapter", "head", "--model", "moved", "--limit", "4", "--out", "d"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "head-merged", "--input", "rows.jsonl", "--output", "x.jsonl", "--model", "moved"]) == 2
+    assert "holds a whole model; leave --model out" in " ".join(capsys.readouterr().err.split())
+    shutil.copytree(tmp_path / "moved", tmp_path / "base")
     assert main(["evaluate", "--adapter", str(run.path), "--model", "moved", "--out", "c"]) == 2
     assert "leave --model out" in capsys.readouterr().err

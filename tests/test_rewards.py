@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,13 @@ def test_numeric_rewards_agree_with_the_judge(name):
         assert earned[right[0]] >= 2.4 - 1e-9  # labels are 0.2 apart
         assert paper_reward(task, None, example(gold)) == -2.5 <= min(earned.values())
         assert sum(exact_match(task, said, example(gold)) for said in (*task.labels, None)) == 1.0
+
+
+def test_numbers_of_another_range_earn_on_the_same_scale():
+    """From 0 to 100, 20 off is what 1 off is from 0 to 5: an answer is never worse than none."""
+    wide = replace(find("glue/stsb"), name="wide", labels=tuple(map(str, range(0, 101, 5))))
+    assert [paper_reward(wide, said, example("40")) for said in ("40", "60", "100", None)] == [2.5, 1.5, -0.5, -2.5]
+    assert paper_reward(wide, "100", example("0")) == -2.5
 
 
 @pytest.mark.parametrize("name", REWARDS)

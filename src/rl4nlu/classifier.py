@@ -186,25 +186,27 @@ def _dtype(name: str, lora: bool, place: torch.device) -> torch.dtype:
     return torch.bfloat16 if lora and place.type == "cuda" else torch.float32
 
 
-def restore(run: Path, task: Task, device: str, dtype: str = "auto", quantize: str | None = None) -> Classifier:
+def restore(
+    run: Path, task: Task, device: str, dtype: str = "auto", quantize: str | None = None, model: str | None = None
+) -> Classifier:
     """The classifier that a run has trained; under LoRA its base is quantised as it was then, unless told otherwise.
+    For `model` see `classifier_source`.
 
     Raises:
         UserError: the run holds none, or the task has other labels than those it was trained on.
     """
     check_labels(run, task)
     trained = trained_classifier(run)
-    name, (source, adapter) = trained.model or "", classifier_source(run)
+    name, (source, adapter) = model or trained.model or "", classifier_source(run, model)
     place = device_of(device)
     precision = _dtype(dtype, adapter is not None, place)
     quantize = "none" if adapter is None else quantize or trained.quantize or "none"
     kept = _Kept(precision, place, quantize)
     classifier, _ = _load(name, source, task, is_decoder(source), trained.max_length, kept)
-    model = classifier.model
-    if adapter is not None:
-        with quiet_peft():
-            model = in_float32(PeftModel.from_pretrained(model, adapter))
-    return replace(classifier, model=model)
+    if adapter is None:
+        return classifier
+    with quiet_peft():
+        return replace(classifier, model=in_float32(PeftModel.from_pretrained(classifier.model, adapter)))
 
 
 def in_float32(model: Any) -> Any:

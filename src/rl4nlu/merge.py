@@ -21,7 +21,7 @@ from .loading import cannot_load, load_base, written_out
 from .models import DTYPES, quiet_peft, with_adapters
 from .sources import LABEL_BIAS, source_of
 from .tasks import find
-from .trained import own_task
+from .trained import base_now, own_task, trained_classifier
 from .usage import Place, evaluation_of
 
 SHARD = "5GB"
@@ -67,7 +67,7 @@ def notes(made: Merged) -> list[str]:
     return found
 
 
-def merge(run: Path, out: Path, dtype: str = "base", name: str | None = None) -> Merged:
+def merge(run: Path, out: Path, dtype: str = "base", name: str | None = None, model: str | None = None) -> Merged:
     """Write a model that says what base model and adapter say together.
 
     All happens on the CPU, in the memory of one model; a folder that is there is whole.
@@ -77,23 +77,27 @@ def merge(run: Path, out: Path, dtype: str = "base", name: str | None = None) ->
         out: new or empty folder.
         dtype: of the weights; base: as the base model's files.
         name: what the card calls the folder (default: `out`).
+        model: the folder of the base model, if it was moved.
 
     Raises:
         UserError: there is nothing to merge, the disk has no room, or the merged model says something else.
     """
     found = mergeable(run)
+    if model is not None:
+        base = base_now(run, found.base, model)
+        found = replace(found, settings=found.settings.model_copy(update={"model": base}))
     chosen = _dtype_of(found.base) if dtype == "base" else dtype
-    model, tokenizer = _load(found, chosen)
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    whole, tokenizer = _load(found, chosen)
+    size = sum(weight.numel() * weight.element_size() for weight in whole.parameters())
     if (free := files.free_bytes(out)) < size:
         raise UserError(
             f"--out {out}: the model needs about {size / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; free some, or "
             "name a folder on another disk"
         )
-    model, difference = _merged(found, model, DTYPES[chosen])
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    whole, difference = _merged(found, whole, DTYPES[chosen])
+    size = sum(weight.numel() * weight.element_size() for weight in whole.parameters())
     with files.folder_in_one_step(out, size) as part, stop.deferred():
-        _write(part, found, model, tokenizer, name or str(out))
+        _write(part, found, whole, tokenizer, name or str(out))
     quantised = getattr(found.settings, "quantize", None) or "none"
     return Merged(out, size, chosen, difference, quantised, found.biased, _question(found, str(out)))
 
@@ -114,7 +118,8 @@ def _load(found: Finished, dtype: str) -> tuple[Any, Any]:
     cpu, quantize = torch.device("cpu"), getattr(found.settings, "quantize", None) or "none"
     if found.classifier:
         task = find(own_task(found.path, found.settings.task))
-        classifier = restore(found.path, task, "cpu", dtype)
+        base = found.base if found.base != trained_classifier(found.path).model else None
+        classifier = restore(found.path, task, "cpu", dtype, model=base)
         return classifier.model.eval(), classifier.tokenizer
     model, tokenizer = load_base(found.base, DTYPES[dtype], cpu, quantize)
     if quantize != "none":

@@ -193,11 +193,10 @@ def prepare_classifier_evaluation(settings: EvaluateSettings, reopened: bool = F
             raise UserError(f"{flag}: {source} is a classifier, which takes no prompt; leave {flag} out")
     trained = trained_classifier(source)
     chosen = settings.task or own_task(source, trained.task)
-    settings = settings.model_copy(
-        update={"task": chosen, "data": settings.data or trained.data, "model": trained.model}
-    )
+    classifier_source(source, settings.model)
+    base = settings.model or trained.model
+    settings = settings.model_copy(update={"task": chosen, "data": settings.data or trained.data, "model": base})
     _check_device(settings.device)
-    classifier_source(source)
     for task in find_all(chosen):
         check_labels(source, task)
     tasks = _with_rows(settings)
@@ -223,11 +222,12 @@ def prepare_prediction(run: Path, settings: PredictSettings) -> PredictionRows:
                 f"--decode {settings.decode}: {run} is a classifier, which generates no text; leave --decode out"
             )
         _check_device(settings.device)
-        classifier_source(run)
+        classifier_source(run, settings.model)
         task = one_task(run, settings.task or own_task(run, trained_classifier(run).task))
         check_labels(run, task)
     else:
-        values = {name: getattr(settings, name) for name in ("task", "decode", "device", "dtype", "max_tokens", "seed")}
+        names = ("task", "model", "decode", "device", "dtype", "max_tokens", "seed")
+        values = {name: getattr(settings, name) for name in names}
         asked = follow(run, validate(EvaluateSettings, {**values, "adapter": run}))
         _check_model(asked)
         task = one_task(run, asked.task or "")

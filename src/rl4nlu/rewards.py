@@ -36,10 +36,12 @@ def paper_reward(task: Task, prediction: str | None, example: Example) -> float:
 
 
 def signed_match(task: Task, prediction: str | None, example: Example) -> float:
-    """+1 right, -1 wrong or not parsable; numeric tasks: 2.5 - |prediction - gold|, -2.5 not parsable."""
+    """+1 right, -1 wrong or not parsable; numeric tasks: 2.5 - |prediction - gold|, -2.5 not parsable, on the scale of
+    STS-B, where 5 lies between the lowest and the highest number."""
     assert example.label is not None, "a reward needs a gold label"
     if task.numeric:
-        return -2.5 if prediction is None else 2.5 - abs(float(prediction) - float(example.label))
+        scale = 5 / (float(task.labels[-1]) - float(task.labels[0]))
+        return -2.5 if prediction is None else 2.5 - scale * abs(float(prediction) - float(example.label))
     return 1.0 if task.judge(prediction, example) else -1.0
 
 

@@ -28,12 +28,8 @@ def follow(run: Path, settings: S) -> S:
         raise UserError(f"{run} is a classifier, which takes no prompt; give the folder of an sft or ppo run")
     check_adapter(run)
     trained = trained_settings(run)
-    base = trained.model or base_of(run)
-    if settings.model not in (None, base):
-        if base == MINI or Path(base or "").is_dir() or not Path(settings.model).is_dir():
-            raise UserError(f"--model {settings.model}: the adapter in {run} was trained on {base}; leave --model out")
-        say.note(f"note: the adapter names {base} as its base model, and {settings.model} is taken for it")
-    changes: dict[str, Any] = {"model": settings.model or base, "template": settings.template or trained.template}
+    base = base_now(run, trained.model or base_of(run), settings.model)
+    changes: dict[str, Any] = {"model": base, "template": settings.template or trained.template}
     changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
     changes |= {"reason": settings.reason or trained.reason, "quantize": settings.quantize or trained.quantize}
     changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
@@ -43,6 +39,20 @@ def follow(run: Path, settings: S) -> S:
     if isinstance(settings, EvaluateSettings) and not settings.seed:  # the seed of a result is that of its training
         changes["seed"] = trained.seed
     return validate(type(settings), settings.model_copy(update=changes).model_dump())
+
+
+def base_now(run: Path, known: str | None, given: str | None) -> str | None:
+    """The base model of a run's adapter: as the run names it, or the folder that it was moved to.
+
+    Raises:
+        UserError: the model that is given is another one.
+    """
+    if given in (None, known):
+        return known
+    if known == MINI or Path(known or "").is_dir() or not Path(given or "").is_dir():
+        raise UserError(f"--model {given}: the adapter in {run} was trained on {known}; leave --model out")
+    say.note(f"note: the adapter names {known} as its base model, and {given} is taken for it")
+    return given
 
 
 def own_task(run: Path, names: str | None) -> str:
@@ -105,15 +115,21 @@ def check_labels(run: Path, task: Task) -> None:
         )
 
 
-def classifier_source(run: Path) -> tuple[str, Path | None]:
+def classifier_source(run: Path, model: str | None = None) -> tuple[str, Path | None]:
     """Where a classifier's weights are: the model's folder or name on the hub, and the adapter that goes onto it; None:
     the run holds the whole model.
 
+    Args:
+        run: the classifier's.
+        model: where its base model is now, if that was moved.
+
     Raises:
-        UserError: something is missing or torn.
+        UserError: something is missing or torn, or `model` is another one.
     """
     for full in (run / "model", run):  # of a downloaded one the weights lie at the top
         if (full / "config.json").is_file() and not (full / "adapter_config.json").is_file():
             check_model(full, str(full))
+            if model is not None:
+                raise UserError(f"--model {model}: {run} holds a whole model; leave --model out")
             return str(full), None
-    return source_of(trained_classifier(run).model or ""), check_adapter(run)
+    return source_of(base_now(run, trained_classifier(run).model, model) or ""), check_adapter(run)

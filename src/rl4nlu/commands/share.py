@@ -52,7 +52,7 @@ def merge(args: Args) -> None:
     from ..merge import merge as run_it
     from ..merge import notes
 
-    made = run_it(run, settings.out, settings.dtype)
+    made = run_it(run, settings.out, settings.dtype, model=settings.model)
     for note in notes(made):
         say.line(note)
     facts = {"output": made.path, "bytes": made.size, "dtype": made.dtype, "difference": made.difference}

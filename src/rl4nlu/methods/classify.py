@@ -81,8 +81,10 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
     found = prepared or prepare_classifier_evaluation(settings)
     settings, source = found.settings, found.settings.adapter
     assert source is not None
-    seed = trained_classifier(source).seed
-    classifiers = [restore(source, task, settings.device, settings.dtype, settings.quantize) for task in found.tasks]
+    trained = trained_classifier(source)
+    moved = None if settings.model == trained.model else settings.model
+    how = (settings.device, settings.dtype, settings.quantize, moved)
+    classifiers = [restore(source, task, *how) for task in found.tasks]
     if not settings.truncate:
         for classifier in classifiers:
             classifier.refuse_long(found.rows[classifier.task.name])
@@ -90,7 +92,9 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
 
     def work(number: int) -> dict[str, Any]:
         classifier, task = classifiers[number], found.tasks[number]
-        return measure(classifier, found.rows[task.name], seed, settings.split or task.eval_split, run, {}, LINES)
+        return measure(
+            classifier, found.rows[task.name], trained.seed, settings.split or task.eval_split, run, {}, LINES
+        )
 
     with Run.begin("evaluate", settings, found.reopened) as run, stop.deferred():
         texts = [text for one in classifiers for text in _texts(one, found.rows[one.task.name])]

@@ -47,7 +47,8 @@ def predict(run: Path, settings: PredictSettings, prepared: PredictionRows | Non
 def _answers(run: Path, settings: PredictSettings, found: PredictionRows, advance: Advance) -> Iterator[Prediction]:
     """What the run says of the rows. The model is loaded before the first one."""
     if found.asked is None:
-        return ask_classifier(restore(run, found.task, settings.device, settings.dtype), found.rows, advance)
+        classifier = restore(run, found.task, settings.device, settings.dtype, model=settings.model)
+        return ask_classifier(classifier, found.rows, advance)
     asked = found.asked
     policy = load_policy(asked.model or "", settings.device, settings.dtype, adapter=run, quantize=asked.quantize)
     question = encode(policy, found.task, found.asked, found.rows, found.shots)

@@ -46,6 +46,8 @@ class PredictSettings(Frozen):
 
     task: str | None = None
     """Which task's question to ask, where the run was trained on several."""
+    model: str | None = None
+    """The folder of the base model, where it was moved since."""
     input: Path | None = None
     """Rows: a .jsonl, .csv, .tsv or .parquet file; with the task's fields (or the columns of its files) by name."""
     output: Path | None = None

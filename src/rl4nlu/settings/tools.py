@@ -144,6 +144,8 @@ def _with_nothing(named: Any) -> Any:
 class MergeSettings(Frozen):
     out: Path | None = None
     """Folder to make."""
+    model: str | None = None
+    """The folder of the base model, where it was moved since."""
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base"
     """Of the weights; base: as in the base model's files."""
 
