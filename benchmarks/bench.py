@@ -99,6 +99,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "measurements.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    place = {"device": given.device, "model": str(given.model)}
+    lines = [one for one in lines if place.items() <= one.items()]  # what was measured elsewhere is no figure of here
     console = Console()
     for turn in range(given.repeat):
         for name in given.only.split(","):
@@ -109,7 +111,7 @@ def main() -> None:
             # what the peer cannot do (stop at a tag) it does as it can: the whole 20 tokens
             both = [measure(sys.executable, "ours.py", name, given), measure(str(peers), "peers.py", name, given)]
             for one in both:
-                one |= {"turn": turn, "gflop_per_s": limit}
+                one |= {"turn": turn, "gflop_per_s": limit, **place}
                 lines.append(one)
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(json.dumps(one) + "\n")

@@ -219,8 +219,10 @@ def main() -> None:
     todo = commands(given.out, given.data)
     for name, command in todo.items():
         if not (given.out / name / "results.json").is_file():
-            print(command, flush=True)
-            subprocess.run([sys.executable, "-m", *command.split()], check=True)  # noqa: S603
+            begun = (given.out / name / "status.json").is_file()
+            words = ["rl4nlu", "resume", str(given.out / name)] if begun else command.split()
+            print(*words, flush=True)
+            subprocess.run([sys.executable, "-m", *words], check=True)  # noqa: S603
     replace_block(given.write, "methods", f"make real DATA={given.data}", [block(given.out, todo, given.data)])
 
 

@@ -270,9 +270,16 @@ def test_prompts_that_are_left_out_keep_their_entropy_bonus(gradients, estimator
 
 def test_a_task_is_asked_with_the_bias_of_the_one_that_teaches_it():
     policy = load_policy("mini")
-    policy.label_bias = {"glue/mnli": (-1.0, -2.0, -0.5)}
+    labels = find("glue/mnli").labels
+    policy.label_bias = {"glue/mnli": dict(zip(labels, (-1.0, -2.0, -0.5), strict=True))}
     assert policy.bias_of(find("glue/mnli-mm")) == policy.bias_of(find("glue/ax")) == (-1.0, -2.0, -0.5)
     assert policy.bias_of(find("glue/rte")) is None
+    turned = replace(find("glue/mnli"), labels=labels[::-1])
+    assert policy.bias_of(turned) == (-0.5, -2.0, -1.0)
+    with pytest.raises(UserError, match="the bias of other labels"):
+        policy.bias_of(replace(turned, labels=labels[:2]))
+    policy.label_bias = {"glue/mnli": [-1.0, -2.0, -0.5]}  # as a file of before has it
+    assert policy.bias_of(find("glue/mnli")) == (-1.0, -2.0, -0.5)
 
 
 @pytest.mark.parametrize(

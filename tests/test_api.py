@@ -87,6 +87,11 @@ def test_defaults_are_those_of_the_command_line(here, tiny_model):
     assert set(words[2::2]) == {"--task", "--model", "--max-steps", "--batch-size", "--eval-limit", "--seed"}
 
 
+def test_none_is_a_value_of_a_setting(here, tiny_model):
+    run = rl4nlu.ppo("mini/question", tiny_model, **SHORT, value_clip=None, kl_coef=0.1, kl_target=None)
+    assert "--value-clip None" in (run.path / "command.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [

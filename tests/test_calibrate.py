@@ -82,7 +82,7 @@ def test_against_plain_passes(policy, method, shots):
 def test_a_model_that_says_one_label_always_is_balanced(policy):
     """A model with a favourite, six nats over the other label; batch calibration takes it away."""
     task = find("mini/sentiment")
-    policy = replace(policy, label_bias={task.name: (3.0, -3.0)})
+    policy = replace(policy, label_bias={task.name: [3.0, -3.0]})
     settings = EvaluateSettings(task=task.name)
     question = encode(policy, task, settings, data.load(task, "dev"))
 

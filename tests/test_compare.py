@@ -196,6 +196,13 @@ def test_methods_on_other_rows_do_not_keep_the_rest_from_being_compared():
     assert [(one.a, one.b) for one in found] == [("a", "b")]
 
 
+def test_a_mean_over_tasks_of_equal_seeds_and_of_one():
+    """Seeds that all say the same vary in nothing; what one seed leaves open is known by its rows."""
+    low, high, p = welch(0.1, [(0.0, 1.0), (0.01, math.inf)])
+    assert (low, high) == pytest.approx((0.1 - 1.959964 * 0.1, 0.1 + 1.959964 * 0.1), abs=1e-6)
+    assert p == pytest.approx(2 * stats.norm.sf(1.0))
+
+
 def test_seeds_of_different_tasks_have_nothing_in_common():
     """Opposite orders of the seeds on two tasks must not make their mean surer than it is."""
     rng, parts = np.random.default_rng(5), []

@@ -156,6 +156,28 @@ def test_saved_settings_and_command_give_the_same_settings(tmp_path):
     assert given_args(PpoSettings, *command_line("ppo", settings).split()[2:]) == settings
 
 
+@pytest.mark.parametrize(
+    ("kind", "command", "flags"),
+    [
+        (PpoSettings, "ppo", "--epochs 1 --kl-coef 0.05 --answers 4 --optimizer adamw --select-rows 256"),
+        (PpoSettings, "ppo", "--kl-target None --answer-tokens None"),
+        (EvaluateSettings, "evaluate", "--decode score --unparsable wrong"),
+        (SftSettings, "sft", "--lora.dropout 0 --warmup 0.1"),
+    ],
+)
+def test_what_was_set_back_to_the_default_over_a_preset_is_in_the_command(kind, command, flags):
+    settings = given_args(kind, "--task", "glue/rte", "--model", "mini", "--preset", "paper", *flags.split())
+    assert settings != given_args(kind, "--task", "glue/rte", "--model", "mini", "--preset", "paper")
+    assert given_args(kind, *command_line(command, settings).split()[2:]) == settings
+
+
+@pytest.mark.parametrize("name", ["oversample", "limit", "kl_coef", "critic_warmup", "eval_limit"])
+def test_yes_is_no_number(name):
+    with pytest.raises(UserError, match=f"{name}: .*a number stands here, and no yes or no"):
+        config.validate(PpoSettings, {name: True})
+    assert config.validate(PpoSettings, {"debias": True, "estimator": "expected"}).debias
+
+
 def outcome(function, *args):
     """What a function returns, or its message to the user; anything else it raises fails the test."""
     try:

@@ -14,12 +14,14 @@ import yaml
 import conventions
 from rl4nlu import cost
 from rl4nlu.check import check
+from rl4nlu.config import validate
 from rl4nlu.forward import score
 from rl4nlu.merge import merge
 from rl4nlu.models import load_policy
+from rl4nlu.plan import make_plan
 from rl4nlu.prompts import Prompter, chat_wrapper
 from rl4nlu.rollout import sample, uniforms
-from rl4nlu.settings import LoraSettings
+from rl4nlu.settings import LoraSettings, SuiteSettings
 from rl4nlu.tokens import Encoder, micro_batches
 from runs_zoo import train
 from tokenizers_zoo import TASK, TEMPLATES, made_up
@@ -187,6 +189,16 @@ def test_every_file_passes_check_with_a_model_of_its_class(path, folders, beginn
     known = [line for line in said if "memory of this machine in" in line]
     assert known
     assert not [line for line in said if "is not known" in line]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_suite_can_be_planned(path):
+    """Without data and models: every setting is one that its command takes."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "methods" not in values:
+        pytest.skip("settings of one run")
+    jobs = make_plan(validate(SuiteSettings, values)).jobs.values()
+    assert {job.method for job in jobs} == set(values["methods"])
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent.name == "paper"], ids=lambda path: path.stem)

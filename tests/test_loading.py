@@ -258,6 +258,8 @@ def test_a_classifier_on_quantised_weights(tmp_path, bits, monkeypatch, capsys):
     short = ["--task", "mini/question", "--limit", "16", "--max-steps", "1", "--eval-limit", "4", "--quantize", "4bit"]
     assert main(["classify", "--model", "model", "--out", "run", *short]) == 0
     assert main(["evaluate", "--adapter", "run", "--limit", "4", "--out", "evaluated"]) == 0
+    assert main(["merge", "run", "--out", "merged", "--dtype", "float32"]) == 0
+    assert main(["evaluate", "--adapter", "merged", "--limit", "4", "--out", "whole-evaluated"]) == 0
     assert main(["classify", "--model", "bert", "--out", "bert-run", "--tune", "lora", *short]) == 0
     capsys.readouterr()
     assert main(["classify", "--model", "bert", "--out", "whole", *short]) == 2

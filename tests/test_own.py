@@ -17,7 +17,7 @@ from rl4nlu import data
 from rl4nlu.errors import UserError
 from rl4nlu.prompts import Prompter
 from rl4nlu.rows import read_rows
-from rl4nlu.tasks import ID, LABEL, find, find_all
+from rl4nlu.tasks import ID, LABEL, Example, find, find_all
 from rl4nlu.tasks.own import changed_since, digests, dump, read_task
 
 FRAME = pd.DataFrame(
@@ -405,3 +405,32 @@ def test_what_has_changed_since_a_run_is_named(tmp_path):
     assert changed_since(file, run) == f"the train table of {file}"
     write(tmp_path, text.replace("[a, b]", "{a: good, b: bad}"))
     assert changed_since(file, run) == str(file)
+
+
+def test_the_long_template_shows_what_the_last_line_holds(tmp_path):
+    """A cue with data of the row cannot be left out; one without can."""
+    for cue, body in (("Question: {note} Answer:", "{body}\nQuestion: {note} Answer:"), ("Rate it:", "{body}")):
+        task = read_task(write(tmp_path, yaml.safe_dump({**yaml.safe_load(broken()), "template": f"{{body}}\n{cue}"})))
+        assert task.body == body
+        row = Example("0", {"body": "Fine.", "note": "Why?"}, None)
+        assert ("Why?" in Prompter(task, "verdict").prompt(row).text) == ("{note}" in cue)
+
+
+def test_cells_that_are_no_text(tmp_path):
+    """Bytes are read as UTF-8; a list would be shown as Python writes it."""
+    task = read_task(write(tmp_path, broken()))
+    names = [columns[0] for name, columns in task.columns.items() if name not in (LABEL, ID)]
+    example = data.example_from_fields(task, dict.fromkeys(names, "Größe".encode()), "a.parquet:2")
+    assert set(example.fields.values()) == {"Größe"}
+    for odd in (["a", "b"], {"a": 1}):
+        with pytest.raises(UserError, match=r"a\.parquet:2: .*stands where a text or a number belongs"):
+            data.example_from_fields(task, dict.fromkeys(names, odd), "a.parquet:2")
+    for nothing in (None, float("nan")):
+        row = {**dict.fromkeys(names, "x"), "id": nothing}
+        assert data.example_from_fields(task, row, "a.parquet:7").id == "7"
+
+
+def test_a_label_word_has_no_blanks_around_it(tmp_path):
+    text = broken(labels={"p": " yes", "n": "no"})
+    with pytest.raises(UserError, match="the word of 'p' begins or ends with a blank"):
+        read_task(write(tmp_path, text))

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from rl4nlu import data
 from rl4nlu.errors import UserError
 from rl4nlu.prompts import Prompter, chat_wrapper, choose_shots
+from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import TASKS, Example
 
 # a task of our own, so that the prompts below do not depend on the wording of the shipped ones
@@ -186,6 +188,28 @@ def test_chat_wraps_prefix_and_row_and_the_cue_begins_the_answer(template):
         shot = "Text: Sun shines.\nClaim: Dark.\n<verdict> No </verdict>\n\n"
         user, cue = ASK + shot + "Text: It rains.\nClaim: Wet.", "<verdict>"
     assert prompter.prompt(ROW).text == f"<s>user: {user}</s>assistant:\n{cue}"
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        "{%- if not date_string is defined %}{% set date_string = strftime_now('%d %b') %}{% endif %}{{ date_string }}",
+        "{{ strftime_now('%Y-%m-%d') }}",
+        "{{ date_string }}",
+    ],
+)
+def test_a_chat_template_that_asks_for_the_day_gets_the_same_one_every_day(asking):
+    tokenizer = AutoTokenizer.from_pretrained(mini_folder())
+    tokenizer.chat_template = asking + "|{{ messages[0]['content'] }}|"
+    assert chat_wrapper(tokenizer)("Hello") == "26 Jul 2024|Hello|"
+
+
+def test_a_template_of_one_line_ends_behind_its_last_field():
+    """Its cue is the same for every row, and a chat's user says the row."""
+    task = replace(TOY, plain="{premise} Also: {hypothesis} Right?")
+    assert Prompter(task).prompt(ROW).text == "It rains. Also: Wet. Right?"
+    assert Prompter(task).cue(ROW) == " Right?"
+    assert Prompter(task, chat=lambda text: f"<{text}>").prompt(ROW).text == "<It rains. Also: Wet.> Right?"
 
 
 @pytest.mark.parametrize("template", [None, ""])

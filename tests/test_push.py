@@ -232,7 +232,7 @@ def test_a_label_bias_goes_with_the_adapter(home, hub, tmp_path, capsys):
     assert main(["push", str(tmp_path / "run"), REPO, "--base", BASE]) == 0
     there = download(hub, tmp_path / "there", REPO)
     policy = load_policy(str(home / "model"), adapter=there)
-    assert policy.label_bias == {"own/tickets": (-1.0, -0.5)}
+    assert policy.label_bias == {"own/tickets": [-1.0, -0.5]}
     capsys.readouterr()
     assert main(["push", str(tmp_path / "run"), REPO, "--merged"]) == 0
     assert "which no weight can hold" in " ".join(capsys.readouterr().err.split())

@@ -10,6 +10,8 @@ from scipy import stats
 from rl4nlu.compare import AVERAGES
 from rl4nlu.errors import UserError
 from rl4nlu.reports import collect, differences, write
+from rl4nlu.reports.examples import examples_of
+from rl4nlu.reports.facts import changes
 from rl4nlu.reports.views import columns_of
 from rl4nlu.tables import averages, grid, heads, print_differences, print_table
 from rl4nlu.tasks import find
@@ -209,3 +211,54 @@ def test_a_benchmarks_average_is_of_its_own_tasks():
     se = 0.05 / terms**0.5
     assert several.se == pytest.approx(se)
     assert several.error == pytest.approx(stats.t.ppf(0.975, terms) * se)
+
+
+def test_other_settings_are_no_other_seed(tmp_path):
+    """Two runs of other rates are two columns, whatever their seeds; two seeds of one rate are one."""
+    golds = ["entailment", "not_entailment"] * 5
+    for name, seed, rate in (("a", 0, 1e-3), ("b", 1, 1e-3), ("c", 2, 1e-2)):
+        settings = f"task: glue/rte\nout: runs/{name}\nseed: {seed}\nlearning_rate: {rate}\n"
+        make_run(tmp_path / name, "glue/rte", "sft", golds[seed:] + golds[:seed], golds, seed, settings=settings)
+    assert [column.head for column in columns_of(collect([tmp_path / "a", tmp_path / "b"]))] == ["sft"]
+    assert len(columns_of(collect([tmp_path]))) == 3
+
+
+def test_zero_shot_has_no_seeds():
+    rows = [result(method="zero-shot", seed=seed) for seed in range(3)]
+    assert grid(rows)[1]["glue/rte"]["zero-shot"].text == "70.0 ± 3.0"
+    sampled = [result(method="zero-shot", decode="sample", seed=seed) for seed in range(3)]
+    assert "(3 seeds)" in grid(sampled)[1]["glue/rte"]["zero-shot (sample)"].text
+
+
+def test_a_model_without_scores_changes_no_column():
+    """A test split without labels has none: its model is no second one of the table."""
+    rows = [result(method="zero-shot"), result(method="zero-shot", model="other", split="test", metrics={}, stderr={})]
+    assert heads(rows)[0] == "zero-shot"
+
+
+def test_one_name_and_two_tasks_are_told_apart(tmp_path):
+    golds = ["p", "n"] * 4
+    for name, labels in (("a", "[p, n]"), ("b", "[p, n, x]")):
+        run = make_run(tmp_path / name, "own/t", "sft", golds, golds)
+        (run / "tasks").mkdir()
+        (run / "tasks/t.yaml").write_text(f"train: t.csv\ntemplate: '{{x}}'\nlabels: {labels}\n")
+    with pytest.raises(UserError, match="own/t has other labels in"):
+        collect([tmp_path])
+
+
+def test_tasks_told_by_other_metrics_first_are_reported_apart(tmp_path):
+    for name, first in (("a", "accuracy"), ("b", "macro_f1")):
+        scores = dict.fromkeys([first, "accuracy", "macro_f1"], 0.5)
+        make_run(tmp_path / name, "superglue/cb", "sft", ["neutral"], ["neutral"], metrics=scores, stderr=scores)
+    with pytest.raises(UserError, match="report them apart"):
+        collect([tmp_path])
+
+
+def test_rows_of_two_splits_are_not_set_beside_each_other(tmp_path):
+    golds = ["entailment", "not_entailment"] * 5
+    for name, split in (("a", "dev"), ("b", "train")):
+        make_run(tmp_path / name, "glue/rte", "zero-shot", golds, golds[::-1] if split == "dev" else golds, split=split)
+    columns = columns_of(collect([tmp_path]))
+    assert len(columns) == 2
+    assert changes(columns) == []
+    assert all(len(shown.said) == 1 for shown in examples_of(columns))

@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,13 +20,13 @@ import yaml
 from rl4nlu import suites as room
 from rl4nlu.cli import main
 from rl4nlu.config import validate
-from rl4nlu.errors import UserError
+from rl4nlu.errors import NoSpace, UserError
 from rl4nlu.plan import make_plan
 from rl4nlu.run import Run
 from rl4nlu.settings import SuiteSettings
-from rl4nlu.suites import work as workers
+from rl4nlu.suites import work as works
+from rl4nlu.suites import workers
 from rl4nlu.suites.study import Study, choose
-from rl4nlu.suites.workers import take_gpu
 from rl4nlu.tables import grid, heads
 
 STUDY = {
@@ -188,7 +190,7 @@ class Here:
 
     def wait(self):
         work = self.queue.pop(0)
-        return [(work.name, workers.perform(work))]
+        return [(work.name, works.perform(work))]
 
     def stop(self):
         return 0
@@ -201,7 +203,7 @@ def world(tmp_path, monkeypatch):
 
     def make_run(work):
         settings = work.settings
-        workers.clear(settings.out)
+        works.clear(settings.out)
         made.append(work.name)
         if work.name in wrong:
             raise wrong[work.name]
@@ -218,7 +220,7 @@ def world(tmp_path, monkeypatch):
             run.write_results([entry])
             return run, [entry]
 
-    monkeypatch.setattr(workers, "make_run", make_run)
+    monkeypatch.setattr(works, "make_run", make_run)
     monkeypatch.setattr(room, "Workers", Here)
     monkeypatch.chdir(tmp_path)
     return made, wrong
@@ -383,6 +385,50 @@ def test_only_leftovers_of_runs_are_removed(world, capsys):
     assert run() == 1
     assert "does not look like a run: move it elsewhere" in capsys.readouterr().out
     assert (folder / "thesis.txt").read_text() == "mine"
+    (folder / "thesis.txt").unlink()
+    for name in ("run.lock", "config.yaml.part"):  # of a run that was killed in its first moments
+        (folder / name).touch()
+    assert run() == 0
+
+
+def test_another_command_under_the_same_name_is_no_finished_run(world, capsys):
+    """Its settings may be the same, for one command knows all that another does."""
+    made, _ = world
+    common = {"model": "mini", "max_steps": 5, "epochs": 1.0}
+    small = {"seeds": [0], "common": common, "tasks": ["mini/sentiment"], "methods": {"ppo": {"command": "sft"}}}
+    assert run(small) == 0
+    made.clear()
+    assert run({**small, "methods": {"ppo": {"command": "ppo"}}}) == 2
+    assert "was made by sft, and the suite now says ppo" in capsys.readouterr().err
+    assert made == []
+
+
+def test_a_full_disk_under_suite_json_does_not_end_the_runs(world, monkeypatch, capsys):
+    """It can be made anew; runs at work save themselves where they can."""
+    write, left = Study.write, [2]
+
+    def full(study):
+        if left[0]:
+            left[0] -= 1
+            raise NoSpace("suite.json: the disk is full")
+        write(study)
+
+    monkeypatch.setattr(Study, "write", full)
+    assert run() == 0
+    assert set(state().values()) == {"done"}
+    assert "suite.json could not be written" in capsys.readouterr().out
+
+
+def test_no_more_processes_than_runs(world, monkeypatch):
+    counts = []
+    monkeypatch.setattr(room, "Workers", lambda count, retries: counts.append(count) or Here(count))
+    assert run(SMALL, "--jobs", "64") == 0
+    assert counts == [len(ALL | TRIALS)]
+
+
+def test_two_models_of_one_name_are_told_apart():
+    with pytest.raises(UserError, match=r"models: .*two are called merged: give names"):
+        study(common={}, models=["runs/a/merged", "runs/b/merged"])
 
 
 def test_what_is_left_is_estimated_by_what_is_alike(tmp_path):
@@ -449,12 +495,21 @@ def test_a_study_with_real_processes(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("gpus", "taken"), [(0, []), (1, []), (2, [0, 1, 0, 1]), (8, [0, 1, 2, 3])])
 def test_each_process_of_a_suite_has_a_gpu_of_its_own(monkeypatch, gpus, taken):
+    """As it begins, with nothing but the machine and its parent made up."""
     found = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(workers.multiprocessing, "parent_process", lambda: SimpleNamespace(join=hang))
     for number in range(4):
-        take_gpu(number)
+        workers._begin(1, number)
     assert found == taken
+
+
+def hang() -> None:
+    """A parent that does not end."""
+    threading.Event().wait()
 
 
 def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
@@ -477,7 +532,7 @@ def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
         "    stand_in('rl4nlu.methods.sft', 'sft', dies)\n"
         "    stand_in('rl4nlu.methods.ppo', 'ppo', sleeps)\n"
         "    stand_in('torch', 'set_num_threads', lambda count: None)\n"
-        "    sys.modules['torch'].cuda = types.SimpleNamespace(device_count=lambda: 0)\n"
+        "    sys.modules['torch'].cuda = types.SimpleNamespace(device_count=lambda: 0, is_initialized=lambda: False)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     words = [sys.executable, "-m", "rl4nlu", "suite", "study.yaml", "--out", "s"]

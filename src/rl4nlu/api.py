@@ -210,9 +210,14 @@ def report(runs: Any, *out: str | Path) -> list[Path]:
     return files
 
 
+PLACES = ("task", "model", "adapter", "init")
+"""Arguments of which None means that none is given."""
+
+
 def _run(command: str, **values: Any) -> Finished:
     given = {name: value.path if isinstance(value, Finished) else value for name, value in values.items()}
-    known = {name: value for name, value in given.items() if value is not None}
+    # of a setting None is a value too: no clipping, no target
+    known = {name: value for name, value in given.items() if value is not None or name not in PLACES}
     if isinstance(known.get("model"), Path):
         known["model"] = str(known["model"])
     if isinstance(known.get("task"), list | tuple | Path):

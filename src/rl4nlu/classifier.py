@@ -21,7 +21,7 @@ from .artefacts import check_no_adapter
 from .ask import Advance, Prediction
 from .errors import UserError
 from .guards import check_finite
-from .loading import cannot_load, check_fits, check_quantised, quiet_transformers, read_weights
+from .loading import cannot_load, check_fits, check_quantised, quiet_transformers, read_weights, written_out
 from .memory import Memory
 from .models import DTYPES, context_of, device_of, lora_config, misfit, quiet_peft
 from .seeding import derive
@@ -187,10 +187,17 @@ def _dtype(name: str, lora: bool, place: torch.device) -> torch.dtype:
 
 
 def restore(
-    run: Path, task: Task, device: str, dtype: str = "auto", quantize: str | None = None, model: str | None = None
+    run: Path,
+    task: Task,
+    device: str,
+    dtype: str = "auto",
+    quantize: str | None = None,
+    model: str | None = None,
+    max_length: int | None = None,
+    in_full: bool = False,
 ) -> Classifier:
     """The classifier that a run has trained; under LoRA its base is quantised as it was then, unless told otherwise.
-    For `model` see `classifier_source`.
+    For `model` see `classifier_source`; `in_full`: a quantised base with the weights that its own stand for.
 
     Raises:
         UserError: the run holds none, or the task has other labels than those it was trained on.
@@ -202,9 +209,11 @@ def restore(
     precision = _dtype(dtype, adapter is not None, place)
     quantize = "none" if adapter is None else quantize or trained.quantize or "none"
     kept = _Kept(precision, place, quantize)
-    classifier, _ = _load(name, source, task, is_decoder(source), trained.max_length, kept)
+    classifier, _ = _load(name, source, task, is_decoder(source), max_length or trained.max_length, kept)
     if adapter is None:
         return classifier
+    if in_full and quantize != "none":
+        classifier = replace(classifier, model=written_out(classifier.model, precision))
     with quiet_peft():
         return replace(classifier, model=in_float32(PeftModel.from_pretrained(classifier.model, adapter)))
 

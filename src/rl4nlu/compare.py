@@ -151,7 +151,8 @@ def welch(delta: float, parts: Sequence[tuple[float, float]]) -> tuple[float, fl
         return -1.0, 1.0, 1.0
     if total == 0:
         return delta, delta, 1.0 if delta == 0 else float(2.0 ** -max(df for _, df in parts))
-    df = total**2 / sum(variance**2 / df for variance, df in parts)
+    freedom = sum(variance**2 / df for variance, df in parts)
+    df = total**2 / freedom if freedom else math.inf  # what varies is known by rows alone
     half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * math.sqrt(total)
     return delta - half, delta + half, float(2 * stats.t.sf(abs(delta) / math.sqrt(total), df))
 

@@ -128,8 +128,12 @@ def save(settings: Settings, path: Path) -> None:
 
 
 def command_line(command: str, settings: Frozen) -> str:
-    """The command that gives these settings: every flag that differs from its default."""
-    return shlex.join(["rl4nlu", command, *_changed(settings, type(settings)(), "--")])
+    """The command that gives these settings: every flag that differs from its default, or its preset's."""
+    kind = type(settings)
+    usual, preset = kind(), getattr(settings, "preset", "default")
+    if preset != "default":  # what the user has set back to the default differs from the preset
+        usual = validate(kind, with_preset(kind, {}, preset)).model_copy(update={"preset": "default"})
+    return shlex.join(["rl4nlu", command, *_changed(settings, usual, "--")])
 
 
 def _changed(settings: BaseModel, default: BaseModel, prefix: str) -> list[str]:

@@ -275,6 +275,10 @@ def _example(task: Task, row: Row, where: str, default_id: str) -> Example:
 
 def as_text(cell: Any) -> str:
     """A cell of a user's own table as it is shown to the model; an empty one is an empty text."""
+    if isinstance(cell, bytes):  # how some parquet files keep text
+        cell = cell.decode()
+    if isinstance(cell, list | dict):
+        raise ValueError(f"a {type(cell).__name__} stands where a text or a number belongs: {str(cell)[:60]}")
     if cell is None or cell != cell:  # NaN: how tables write nothing
         return ""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
@@ -295,14 +299,17 @@ def example_from_fields(task: Task, row: Row | UserError, where: str) -> Example
         # of a user's own table the column that training has read, whatever else is there
         columns = (*known, name) if task.table is not None else (name, *known)
         cell = next((row[column] for column in columns if column in row), None)
-        missing = not any(column in row for column in columns) or (task.table is None and not as_text(cell).strip())
-        if missing:
+        try:
+            text = as_text(cell)
+        except ValueError as wrong:
+            raise UserError(f"{where}: {name}: {wrong}") from None
+        if not any(column in row for column in columns) or (task.table is None and not text.strip()):
             raise UserError(
                 f"{where}: {task.name} needs the field {name!r}; this row has {', '.join(row) or 'none'}; add it"
             )
-        fields[name] = as_text(cell)
+        fields[name] = text
     if not any(text.strip() for text in fields.values()):
         raise UserError(f"{where}: all that the template shows of this row is empty ({', '.join(fields)})")
-    own = [row[column] for column in task.columns.get(ID, ()) if column in row]
-    row_id = next(iter(own), row.get("id", row.get("idx", where.rsplit(":", 1)[-1])))
+    cells = [row[column] for column in (*task.columns.get(ID, ()), "id", "idx") if column in row]
+    row_id = next((cell for cell in cells if cell is not None and cell == cell), where.rsplit(":", 1)[-1])
     return Example(str(row_id), fields, None)

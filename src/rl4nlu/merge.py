@@ -119,11 +119,15 @@ def _load(found: Finished, dtype: str) -> tuple[Any, Any]:
     if found.classifier:
         task = find(own_task(found.path, found.settings.task))
         base = found.base if found.base != trained_classifier(found.path).model else None
-        classifier = restore(found.path, task, "cpu", dtype, model=base)
+        classifier = restore(found.path, task, "cpu", dtype, model=base, in_full=True)
         return classifier.model.eval(), classifier.tokenizer
     model, tokenizer = load_base(found.base, DTYPES[dtype], cpu, quantize)
     if quantize != "none":
         model = written_out(model, DTYPES[dtype])
+    elif getattr(model.config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{found.base} is quantised in its own files, into which nothing can be merged; use the adapter"
+        )
     with quiet_peft():
         return with_adapters(model.eval(), found.base, None, found.path), tokenizer
 

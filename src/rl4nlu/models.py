@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from . import files, processes, say
 from .errors import Diverged, UserError
@@ -42,7 +43,7 @@ class Policy:
     """Whether the shared way of the forward pass is exact for this model."""
     value_head: nn.Linear | None = None
     memory: Memory = field(default_factory=Memory)
-    label_bias: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    label_bias: dict[str, dict[str, float] | list[float]] = field(default_factory=dict)
     """Task -> log-probability of each label that is taken out of the policy over labels (PPO's `debias`)."""
 
     @property
@@ -66,8 +67,19 @@ class Policy:
         return {i for end in ends for i in (end if isinstance(end, list) else [end]) if i is not None}
 
     def bias_of(self, task: Task) -> tuple[float, ...] | None:
-        """The label bias of a task, or of the task whose training rows teach it."""
-        return self.label_bias.get(task.name) or self.label_bias.get(task.train_task or "")
+        """The label bias of a task, or of the task whose training rows teach it, in the order of its labels.
+
+        Raises:
+            UserError: it is known for other labels.
+        """
+        found = self.label_bias.get(task.name) or self.label_bias.get(task.train_task or "")
+        if not found:
+            return None
+        if isinstance(found, dict) and set(found) == set(task.labels):
+            return tuple(found[label] for label in task.labels)
+        if isinstance(found, dict) or len(found) != len(task.labels):
+            raise UserError(f"{task.name}: the adapter has the bias of other labels than {', '.join(task.labels)}")
+        return tuple(found)  # as files of before name no labels
 
     def trainable(self) -> list[nn.Parameter]:
         """LoRA weights and, where there is one, the value head's."""
@@ -193,7 +205,7 @@ def around(
     policy = Policy(name, model.eval(), tokenizer, shared)
     bias = None if adapter is None else adapter / LABEL_BIAS
     if bias is not None and bias.is_file():
-        policy.label_bias = {task: tuple(row) for task, row in json.loads(bias.read_text(encoding="utf-8")).items()}
+        policy.label_bias = json.loads(bias.read_text(encoding="utf-8"))
     return policy
 
 
@@ -225,7 +237,9 @@ def with_adapters(
 
 def misfit(lora: LoraSettings, name: str, model: nn.Module, wrong: Exception) -> str:
     """One line on LoRA that cannot be put on a model, with the modules that could have it."""
-    linear = dict.fromkeys(n.rpartition(".")[2] for n, module in model.named_modules() if isinstance(module, nn.Linear))
+    linear = dict.fromkeys(
+        n.rpartition(".")[2] for n, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    )
     reason, known = str(wrong).splitlines()[0].split(". ")[0], ", ".join(linear)
     return f"lora.target {lora.target!r} does not fit {name} ({reason}); give all-linear, or some of {known}"
 

@@ -225,11 +225,13 @@ def next_command(run: Overview) -> str:
     """What to try now."""
     path = shlex.quote(str(run.path))
     if run.state == "running":
-        return f"tail -f {path}/metrics.jsonl"
+        return f"tail -f {path}/{'predictions' if run.command == 'evaluate' else 'metrics'}.jsonl"
     if run.state in ("stopped", "killed"):
         return f"rl4nlu resume {path}"
     if run.state == "failed":
         return f"rl4nlu resume {path} --debug"
+    if run.state == "diverged" and run.command == "evaluate":
+        return f"rl4nlu check {path}/config.yaml"
     if run.state == "diverged":
         return f"rl4nlu {run.command} {path}/config.yaml --out NEW --learning-rate LOWER"
     if run.command == "evaluate":

@@ -16,6 +16,7 @@ import yaml
 from . import config, yamls
 from .artefacts import read_json
 from .card import card
+from .data import SPLITS
 from .errors import UserError
 from .finished import Finished, licence_of
 from .redact import redact
@@ -101,7 +102,8 @@ def pack(found: Finished, repo: str, base: str, licence: Mapping[str, str], pred
     files["environment.json"] = _json(_without_folders(environment))
     for file in found.task_files:
         values = yamls.values(file, file.read_text(encoding="utf-8"))
-        files[f"tasks/{file.name}"] = _yaml(_without_folders(values))
+        # where rows lie is private; a label word or a line of a template that looks like a path is none
+        files[f"tasks/{file.name}"] = _yaml({k: _last(v) if k in SPLITS else v for k, v in values.items()})
     if found.biased:
         files[LABEL_BIAS] = _json(_object(found.path / LABEL_BIAS))
     if predictions is not None:

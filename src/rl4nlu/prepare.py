@@ -187,7 +187,17 @@ def prepare_classifier_evaluation(settings: EvaluateSettings, reopened: bool = F
         check_free(settings.out)
     source = settings.adapter
     assert source is not None
-    for name in ("template", "chat", "shots", "decode", "answer_tokens", "unparsable", "calibrate"):
+    for name in (
+        "template",
+        "chat",
+        "shots",
+        "shots_seed",
+        "reason",
+        "decode",
+        "answer_tokens",
+        "unparsable",
+        "calibrate",
+    ):
         if getattr(settings, name) != EvaluateSettings.model_fields[name].default:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag}: {source} is a classifier, which takes no prompt; leave {flag} out")
@@ -312,10 +322,10 @@ def shots_of(task: Task, settings: PromptSettings) -> tuple[Example, ...]:
     """
     if not settings.shots:
         return ()
-    rows = load_rows(data.training_task(task), "train", settings, None)
-    return choose_shots(
-        task, rows, settings.shots, settings.seed if settings.shots_seed is None else settings.shots_seed
-    )
+    teacher = data.training_task(task)  # tasks that are taught by one show the same rows
+    rows = load_rows(teacher, "train", settings, None)
+    seed = settings.seed if settings.shots_seed is None else settings.shots_seed
+    return choose_shots(teacher, rows, settings.shots, seed)
 
 
 def one_task(run: Path, names: str) -> Task:

@@ -19,6 +19,8 @@ from .tasks import Example, Task
 TemplateName = Literal["plain", "verdict"]
 OPEN, CLOSE = "<verdict>", "</verdict>"
 REASONING = "Reasoning:"
+TODAY = "26 Jul 2024"
+"""The day that chat templates are told, where they ask; it is what those of Llama 3.1 and 3.2 say themselves."""
 NO_CHAT_TEMPLATE = "--chat: this model's tokenizer has no chat template; leave --chat out"
 
 
@@ -159,7 +161,8 @@ class Prompter:
 
     def _body(self, fields: Mapping[str, str]) -> tuple[str, str]:
         template = self.task.plain if self.template == "plain" else f"{self.task.body}\n{OPEN}"
-        start = template.rfind("\n") + 1
+        # of a template of one line the cue is what stands behind the row's last field
+        start = template.rfind("\n") + 1 or template.rfind("}") + 1
         stripped = {name: text.strip() for name, text in fields.items()}
         return template[:start].format_map(stripped), template[start:].format_map(stripped)
 
@@ -199,8 +202,14 @@ def chat_wrapper(tokenizer: Any) -> Callable[[str], str]:
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(NO_CHAT_TEMPLATE)
 
+    # some templates tell the model what day it is: a prompt is to be the same on every day
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else tokenizer.get_chat_template()
+    known = {"date_string": TODAY} if "date_string" in template else {}
+    if "strftime_now" in template:
+        known["chat_template"] = f"{{%- macro strftime_now(form) -%}}{TODAY}{{%- endmacro -%}}{template}"
+
     def wrap(message: str) -> str:
         turns = [{"role": "user", "content": message}]
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **known)
 
     return wrap

@@ -140,10 +140,12 @@ def may_be_reopened(path: Path, command: str, settings: Settings) -> bool:
     Raises:
         UserError: there is one with other settings, and work would be lost if it were begun anew.
     """
-    state = status_of(path)
-    if state in ("", "running") or command_of(path) != command:
+    state, before = status_of(path), command_of(path)
+    if state in ("", "running"):
         return False
     try:
+        if before != command:
+            raise UserError(f"the command {before}, which is {command} now")
         changed = differing(validate(type(settings), read_config(path)), settings)
         told = ", ".join(f"{key} {was!r}, and {now!r} now" for key, was, now in changed)
     except UserError as wrong:

@@ -360,6 +360,8 @@ def check_free(path: Path | None) -> None:
     Raises:
         UserError: it is none of these.
     """
+    if path is not None and "," in str(path):  # the tasks that it keeps are named with commas between
+        raise UserError(f"--out {path}: a comma stands between the names of tasks; name a folder without")
     if path is not None and path.exists():
         if not path.is_dir():
             raise UserError(f"--out {path} is a file: name a folder")

@@ -181,7 +181,7 @@ def line(value: str, where: str) -> str:
 
 
 def same_metrics(found: Sequence[Mapping[str, Any]]) -> None:
-    """Every two results of a task are told by the same metric.
+    """Every two results of a task are told by the same metric first.
 
     Raises:
         UserError: they are not.
@@ -189,7 +189,7 @@ def same_metrics(found: Sequence[Mapping[str, Any]]) -> None:
     first: dict[str, str] = {}
     for result in found:
         main = next(iter(result["metrics"]), None)
-        if main is not None and first.setdefault(result["task"], main) not in result["metrics"]:
+        if main is not None and first.setdefault(result["task"], main) != main:
             raise UserError(f"{result['task']}: one run has {first[result['task']]}, and one {main}: report them apart")
 
 

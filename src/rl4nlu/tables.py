@@ -68,9 +68,10 @@ def column(result: dict[str, Any], with_model: bool = False) -> str:
 def heads(results: Sequence[dict[str, Any]]) -> list[str]:
     """The column of each result: its method; the model stands there where several were prompted or trained, the split
     where a task's results are of dev and of others, the number of rows where seeds were asked different ones, the run
-    where two of one seed differ, for they are no seeds of one method. Two runs are one state measured twice if their
-    answers are the same (`state`, else the scores)."""
-    several = len({result["model"] for result in results if result["method"] != "classify"}) > 1
+    where two of one seed differ, or were made with other settings (`setup`), for they are no seeds of one method. Two
+    runs are one state measured twice if their answers are the same (`state`, else the scores)."""
+    prompted = [result for result in results if result["method"] != "classify" and result["metrics"]]
+    several = len({result["model"] for result in prompted}) > 1
     plain = [column(result, several) for result in results]
     splits: dict[str, set[str]] = defaultdict(set)
     for result in results:
@@ -92,7 +93,12 @@ def heads(results: Sequence[dict[str, Any]]) -> list[str]:
         if result["metrics"]:
             state = str(result.get("state", json.dumps(result["metrics"])))
             states[head, result["task"], result["seed"]].add(state)
+    setups: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for result, head in zip(results, plain, strict=True):
+        if result["metrics"] and "setup" in result and "name" not in result:
+            setups[head, result["task"]].add(result["setup"])
     unclear = {head for (head, _, _), found in states.items() if len(found) > 1}
+    unclear |= {head for (head, _), found in setups.items() if len(found) > 1}
     return [
         _with(head, result["run"]) if head in unclear and "run" in result else head
         for result, head in zip(results, plain, strict=True)
@@ -113,8 +119,8 @@ def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[s
     """Columns, and task -> column -> cell."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result, head in zip(results, heads(results), strict=True):
-        if result["metrics"] and result["seed"] not in [other["seed"] for other in found[result["task"]][head]]:
-            found[result["task"]][head].append(result)
+        if result["metrics"]:
+            _add_seed(found[result["task"]][head], result)
     order = {method: i for i, method in enumerate(METHODS)}
     known = dict.fromkeys(head for row in found.values() for head in row)
     named = list(dict.fromkeys(head for result, head in zip(results, heads(results), strict=True) if "name" in result))
@@ -131,6 +137,17 @@ def grid(results: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, dict[s
         cells = {head: _cell(group) for head, group in found[task].items()}
         table[task] = cells
     return columns, table
+
+
+def _add_seed(group: list[dict[str, Any]], result: dict[str, Any]) -> None:
+    """Put a result among those of a cell, if it is another seed's, and seeds make a difference."""
+    if not group or (result["seed"] not in [other["seed"] for other in group] and not is_unseeded(result)):
+        group.append(result)
+
+
+def is_unseeded(result: Mapping[str, Any]) -> bool:
+    """Whether it would be the same with another seed: nothing was trained, drawn or chosen."""
+    return result["method"] == "zero-shot" and result["decode"] != "sample" and "unparsable_as" not in result
 
 
 def _cell(results: list[dict[str, Any]], name: str | None = None) -> Cell:
@@ -181,9 +198,7 @@ def averages(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Cell]]:
     scores: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result, head in zip(results, heads(results), strict=True):
         for metric in result["metrics"]:
-            group = scores[head][result["task"], metric]
-            if result["seed"] not in [other["seed"] for other in group]:
-                group.append(result)
+            _add_seed(scores[head][result["task"], metric], result)
     for name in AVERAGES:
         for head, groups in scores.items():
             of_metric = {key: _cell(group, key[1]) for key, group in groups.items()}
@@ -247,7 +262,9 @@ def p_text(p: float) -> str:
 
 def _console() -> Console:
     """The terminal; a file is as wide as it takes, so that nothing is cut off."""
-    return Console() if sys.stdout.isatty() else Console(width=1000, soft_wrap=True)
+    if sys.stdout.isatty():
+        return Console()
+    return Console(width=1000, soft_wrap=True, force_jupyter=False)  # a notebook's would not write into the text
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from .finished import Finished
 from .sources import MINI, MINILM, mini_folder, minilm_folder
+from .tasks.own import SUFFIXES
 
 HARNESS = {
     **{f"glue/{name}": name for name in ("cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli")},
@@ -65,9 +67,10 @@ def _own_lines(found: Finished, place: Place) -> str:
         return _fence("With rl4nlu, asked as it was trained:", [*lines, evaluation_of(found, local, local)])
     if has_rows(found, place):
         lines.append(f"rl4nlu evaluate --adapter {folder}")
-    which = "" if len(found.results) == 1 else f" --task {shlex.quote(found.task_argument(local).split(',')[0])}"
-    if which and not which.endswith(".yaml"):
-        which = f" --task {found.results[0]['task']}"  # a whole suite has one name, its tasks have others
+    first = found.task_argument(local).split(",")[0]
+    if Path(first).suffix not in SUFFIXES:
+        first = found.results[0]["task"]  # a whole suite has one name, its tasks have others
+    which = "" if len(found.results) == 1 else f" --task {shlex.quote(first)}"
     lines.append(f"rl4nlu predict {folder}{which} --input rows.jsonl --output answers.jsonl")
     if not found.whole:
         lines.append(f"rl4nlu merge {folder} --out {shlex.quote(f'{local}-merged')}  # a model without peft")

@@ -83,7 +83,7 @@ def evaluate(settings: EvaluateSettings, prepared: EvaluationRows | None = None)
     assert source is not None
     trained = trained_classifier(source)
     moved = None if settings.model == trained.model else settings.model
-    how = (settings.device, settings.dtype, settings.quantize, moved)
+    how = (settings.device, settings.dtype, settings.quantize, moved, settings.max_length)
     classifiers = [restore(source, task, *how) for task in found.tasks]
     if not settings.truncate:
         for classifier in classifiers:

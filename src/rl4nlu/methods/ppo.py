@@ -118,7 +118,7 @@ def prompts_of(policy: Policy, mixture: Mixture, settings: PpoSettings, step: in
     return most_uncertain(policy, candidates, settings.batch_size, settings.max_tokens, settings.seed, step)
 
 
-def label_bias(policy: Policy, mixture: Mixture, settings: PpoSettings) -> dict[str, tuple[float, ...]]:
+def label_bias(policy: Policy, mixture: Mixture, settings: PpoSettings) -> dict[str, dict[str, float]]:
     """log of the mean probability of each label over training rows, whose labels are not seen: what the policy says
     whatever the row (Zhou et al. 2024, arXiv 2309.17249, equation 5). Tasks of which that is known are left out."""
     found = {}
@@ -128,7 +128,7 @@ def label_bias(policy: Policy, mixture: Mixture, settings: PpoSettings) -> dict[
         order = generator(settings.seed, f"bias/{question.task.name}").permutation(len(question.rows))
         rows = question.rows.take(order[:BIAS_ROWS].tolist())
         logp_NL = np.array(label_logp(policy, rows, settings.max_tokens))
-        found[question.task.name] = tuple(mean_logp(logp_NL)[0].tolist())
+        found[question.task.name] = dict(zip(question.task.labels, mean_logp(logp_NL)[0].tolist(), strict=True))
     return found
 
 

@@ -57,10 +57,10 @@ class Shown:
 def examples_of(columns: Sequence[Column]) -> list[Shown]:
     """Of each task some rows that methods answer differently well, some that all have wrong, some that all have right;
     rows of which a prompt is known come first. Of a method with several seeds the first run is shown."""
-    tasks = list(dict.fromkeys(column.task for column in columns))
+    tasks = list(dict.fromkeys((column.task, column.split) for column in columns))
     each = max(FEWEST, min(OF_A_TASK, MOST // max(1, len(tasks))))
     most = max(300, LETTERS // (each * max(1, len(tasks))))
-    return [shown for task in tasks for shown in _of_task([c for c in columns if c.task == task], each, most)]
+    return [shown for one in tasks for shown in _of_task([c for c in columns if (c.task, c.split) == one], each, most)]
 
 
 def _of_task(columns: Sequence[Column], count: int, most: int) -> list[Shown]:

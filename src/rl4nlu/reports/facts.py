@@ -249,12 +249,12 @@ class Change:
 
 
 def changes(columns: Sequence[Column]) -> list[Change]:
-    """Every two neighbouring columns of each task, row by row."""
+    """Every two neighbouring columns of each task and split, row by row."""
     found = []
-    by_task: dict[str, list[Column]] = {}
+    by_task: dict[tuple[str, str], list[Column]] = {}
     for column in columns:
-        by_task.setdefault(column.task, []).append(column)
-    for task, of_task in by_task.items():
+        by_task.setdefault((column.task, column.split), []).append(column)
+    for (task, _), of_task in by_task.items():
         for before, after in pairwise(of_task):
             first, then = judged(before), judged(after)
             shared = first.keys() & then.keys()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +16,24 @@ from .. import saved, say, yamls
 from ..compare import Difference, compare, difference_of_means, holm
 from ..errors import UserError
 from ..metrics import Outcome
-from ..tables import grid, heads
+from ..tables import grid, heads, is_unseeded
 from ..tasks import TASKS, Example, Task
 from ..tasks.own import read_task
 
+OF_A_SEED = {
+    "out",
+    "task",
+    "data",
+    "init",
+    "adapter",
+    "seed",
+    "shots_seed",
+    "device",
+    "max_tokens",
+    "save_every",
+    "track",
+}
+"""Settings in which the seeds of one method may differ."""
 TUNING = "tuning"
 """Where a suite keeps the runs by which it chose settings."""
 
@@ -72,6 +88,11 @@ class Column:
     runs: tuple[RunView, ...]
     results: tuple[dict[str, Any], ...]
 
+    @property
+    def split(self) -> str:
+        """Whose rows it is about: ids are those of a split."""
+        return str(self.results[0].get("split", ""))
+
 
 def collect(paths: Sequence[Path]) -> list[RunView]:
     """Read run folders; a folder that holds run folders (a demo's, a suite's) stands for all of them, but for those
@@ -97,8 +118,9 @@ def collect(paths: Sequence[Path]) -> list[RunView]:
             if folder in paths or len(folders) == 1:
                 raise
             say.note(f"note: {wrong}; the report is without it")
-    runs = _with_states(runs)
+    runs = _with_setups(_with_states(runs))
     saved.same_metrics([result for run in runs for result in run.results])
+    _same_tasks(runs)
     return runs
 
 
@@ -132,6 +154,31 @@ def _with_states(runs: list[RunView]) -> list[RunView]:
                     states.append(rows)
                 result["state"] = number
     return runs
+
+
+def _with_setups(runs: list[RunView]) -> list[RunView]:
+    """Each result with a mark of its run's settings, but for those that differ from seed to seed anyway."""
+    for run in runs:
+        values = {name: value for name, value in run.values.items() if name not in OF_A_SEED}
+        if values:
+            mark = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
+            for result in run.results:
+                result["setup"] = mark
+    return runs
+
+
+def _same_tasks(runs: Sequence[RunView]) -> None:
+    """Runs on a task of the user's own know it by the same labels.
+
+    Raises:
+        UserError: they do not.
+    """
+    first: dict[str, tuple[Task, RunView]] = {}
+    for run in runs:
+        for name, task in run.tasks.items():
+            known, other = first.setdefault(name, (task, run))
+            if (known.labels, known.numeric) != (task.labels, task.numeric):
+                raise UserError(f"{name} has other labels in {run.path} than in {other.path}: report them apart")
 
 
 def _alike(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
@@ -168,7 +215,7 @@ def columns_of(runs: Sequence[RunView]) -> list[Column]:
     found: dict[tuple[str, str], dict[int, tuple[RunView, dict[str, Any]]]] = defaultdict(dict)
     for (run, result), head in zip(results, heads([result for _, result in results]), strict=True):
         if result["metrics"]:
-            found[result["task"], head].setdefault(result["seed"], (run, result))
+            found[result["task"], head].setdefault(0 if is_unseeded(result) else result["seed"], (run, result))
     order, table = grid([result for _, result in results])
     pairs = [(task, head) for task in table for head in order if (task, head) in found]
     return [
@@ -197,11 +244,6 @@ def differences(runs: Sequence[RunView]) -> list[Difference]:
             found += compare(tasks[name], outcomes[name], unseeded)
     shown = len(dict.fromkeys(column.task for column in columns))
     return holm([*found, *difference_of_means(found, shown)])
-
-
-def is_unseeded(result: Mapping[str, Any]) -> bool:
-    """Whether it would be the same with another seed: nothing was trained, drawn or chosen."""
-    return result["method"] == "zero-shot" and result["decode"] != "sample" and "unparsable_as" not in result
 
 
 def not_compared(runs: Sequence[RunView], found: Sequence[Difference]) -> list[str]:

@@ -8,9 +8,9 @@ import sys
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 ELSEWHERE = {"out", "data", "init", "adapter", "model", "task"}
 """Settings that say where something lies: what lies there has a fingerprint."""
@@ -37,11 +37,25 @@ def _docstrings(module: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a value may have."""
+    return set(get_args(annotation)) or {annotation}
+
+
 class Frozen(BaseModel):
     """Settings: what is not known is refused; a field's meaning stands below it."""
 
     # deferred: help needs names and meanings, and no validator of any command
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's on and yes would be taken for 1 where a number belongs."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and bool not in kinds and {int, float} & kinds:
+            raise ValueError("a number stands here, and no yes or no")
+        return value
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

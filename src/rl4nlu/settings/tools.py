@@ -122,7 +122,12 @@ class SuiteSettings(SuiteFlags):
     @classmethod
     def _models_by_name(cls, models: Any) -> Any:
         if isinstance(models, list) and all(isinstance(name, str) for name in models):
-            return {name.rstrip("/").rpartition("/")[2]: {"model": name} for name in models}
+            short = [name.rstrip("/").rpartition("/")[2] for name in models]
+            if twice := [name for name in short if short.count(name) > 1]:
+                raise ValueError(
+                    f"two are called {twice[0]}: give names, models: {{a: {{model: {models[0]}}}, b: ...}}"
+                )
+            return {name: {"model": model} for name, model in zip(short, models, strict=True)}
         filled = _with_nothing(models)
         if isinstance(filled, dict) and all(isinstance(own, dict) for own in filled.values()):
             return {name: {"model": name, **own} for name, own in filled.items()}

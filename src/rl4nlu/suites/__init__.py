@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import NoSpace, UserError
 from ..lock import BUSY
 from ..plan import make_plan
 from ..settings import SuiteSettings
@@ -56,7 +56,7 @@ def suite(settings: SuiteSettings, foresee: Foresee | None = None) -> int:
 
 def _run(study: Study, settings: SuiteSettings, out: Path) -> None:
     """Print the plan and carry it out; whatever comes, nothing runs on afterwards."""
-    workers = _workers(settings, out)
+    workers = _workers(settings, out, list(study.state.values()).count("planned"))
     study.times.at_a_time = workers.at_a_time
     try:
         print_plan(study)
@@ -85,7 +85,10 @@ def carry_out(study: Study, workers: Any, board: Board) -> None:
         study.advance()
         for job in study.ready()[: workers.free]:
             workers.start(study.work(job))
-        study.write()
+        try:
+            study.write()
+        except (NoSpace, OSError) as wrong:  # it can be made anew from the runs, which save themselves
+            workers.notes.append(f"suite.json could not be written ({wrong}); it is tried again")
         board.tell(workers.notes)
         if not workers.busy:
             return
@@ -93,9 +96,9 @@ def carry_out(study: Study, workers: Any, board: Board) -> None:
             study.note(name, outcome)
 
 
-def _workers(settings: SuiteSettings, out: Path) -> Any:
-    if settings.ray is None:
-        return Workers(settings.jobs, settings.retries)
+def _workers(settings: SuiteSettings, out: Path, runs: int) -> Any:
+    if settings.ray is None:  # of fewer runs each has a larger share of the cores
+        return Workers(min(settings.jobs, runs), settings.retries)
     from .on_ray import OnRay
 
     return OnRay(settings.ray, settings.jobs, out, settings.retries)

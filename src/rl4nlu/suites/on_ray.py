@@ -137,7 +137,8 @@ class OnRay:
         self._check_room(work, cpus, gpus)
         known = replace(work, resources=work.resources.model_copy(update={"cpus": cpus, "gpus": gpus}))
         task = self._ray.remote(_make).options(num_cpus=cpus, num_gpus=gpus, max_retries=0, name=work.title)
-        self._running[task.remote(known, self._place, died)] = (work, died)
+        # tried again it asks for what it had, whatever the cluster has lost since
+        self._running[task.remote(known, self._place, died)] = (known, died)
 
     def wait(self) -> list[tuple[str, Outcome]]:
         """Wait until a run has come to its end. A run whose worker died, or whose machine was lost, is tried again.
@@ -212,10 +213,12 @@ class OnRay:
         }
         for node, ref in refs.items():
             try:
-                complaint = self._ray.get(ref, timeout=6 * ANSWERS)
+                with deferred():  # within Ray a signal would become a KeyboardInterrupt
+                    complaint = self._ray.get(ref, timeout=6 * ANSWERS)
             except self._ray.exceptions.RayError as error:
                 cause = one_line(getattr(error, "cause", None) or error).split(" Traceback")[0][:200]
                 complaint = f"{where[node]}: no run could be made there ({cause}); is rl4nlu installed there?"
+            poll()
             if complaint:
                 raise UserError(f"--ray: {complaint}")
 

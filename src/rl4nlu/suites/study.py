@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 from .. import files
 from ..config import validate
-from ..errors import UserError
+from ..errors import NoSpace, UserError
 from ..names import short
 from ..plan import Group, Job, Plan, show
 from ..progress import lasting
 from ..reopen import differing
-from ..run import read_config
+from ..run import command_of, read_config
 from ..tables import main_metric
 from ..tasks.own import changed_since, is_file
 from .search import propose
@@ -182,7 +183,8 @@ class Study:
         """What was running is planned again; so many runs could not save themselves."""
         self.killed = killed
         self.state |= {name: "planned" for name, state in self.state.items() if state == "running"}
-        self.write()
+        with contextlib.suppress(NoSpace, OSError):  # as in `carry_out`
+            self.write()
 
     def facts(self, name: str) -> dict[str, Any]:
         """What is known of a run."""
@@ -233,6 +235,8 @@ def check_same(plan: Plan, job: Job, out: Path, chosen: Mapping[Group, Mapping[s
     """
     folder = out / job.name
     ways_out = "put the setting back, or remove this folder to make the run again"
+    if (made_by := command_of(folder)) not in ("", job.command):
+        raise UserError(f"{folder}: was made by {made_by}, and the suite now says {job.command}; {ways_out}")
     for one, made in zip(plan.chain(job), [read_config(folder), *read_sources(folder)], strict=False):
         planned = plan.settings(one, out, chosen)
         start = "" if one is job else f"started from {one.name}, which "

@@ -82,6 +82,11 @@ def perform(work: Work, *more: int) -> Outcome:
             print(traceback.format_exc(), end="", file=sys.stderr)
             error, diverged = one_line(wrong), isinstance(wrong, FloatingPointError)
     gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_initialized():  # for whoever else works on this GPU
+            torch.cuda.empty_cache()
     return Outcome(time.perf_counter() - start, results, error, diverged)
 
 
@@ -114,6 +119,10 @@ def read_sources(folder: Path) -> list[dict[str, Any]]:
     return read_yaml(file)["sources"] if file.is_file() else []
 
 
+BEGUN = {"run.lock", "config.yaml.part"}
+"""What lies in a run folder in its first moments."""
+
+
 def clear(folder: Path) -> None:
     """Remove what an interrupted run has left.
 
@@ -123,7 +132,8 @@ def clear(folder: Path) -> None:
     if not folder.exists():
         return
     is_run = folder.is_dir() and not folder.is_symlink()
-    if not is_run or (any(folder.iterdir()) and not (folder / "config.yaml").is_file()):
+    begun = is_run and {one.name for one in folder.iterdir()} <= BEGUN
+    if not is_run or not (begun or (folder / "config.yaml").is_file()):
         raise UserError(f"{folder} is in the way and does not look like a run: move it elsewhere")
     shutil.rmtree(folder)
 

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from ..stop import SIGNALS
+from ..stop import SIGNALS, deferred, poll
 from .work import Outcome, Work, one_line, perform
 
 PATIENCE = 30.0
@@ -60,13 +60,15 @@ class Workers:
 
     def start(self, work: Work, died: int = 0) -> None:
         """Hand a run to a free process; it has died so often already."""
-        seat = self._idle.pop(0)
-        try:
-            future = seat.pool.submit(perform, work)
-        except BrokenProcessPool:  # it died idle
-            seat.pool = self._pool(seat.number)
-            future = seat.pool.submit(perform, work)
-        self._running[future] = (seat, work, died)
+        with deferred():  # between here and there `stop` would not know the seat
+            seat = self._idle.pop(0)
+            try:
+                future = seat.pool.submit(perform, work)
+            except BrokenProcessPool:  # it died idle
+                seat.pool = self._pool(seat.number)
+                future = seat.pool.submit(perform, work)
+            self._running[future] = (seat, work, died)
+        poll()
 
     def wait(self) -> list[tuple[str, Outcome]]:
         """Wait until a run has come to its end. A run whose process died is tried again in a new one.
@@ -129,8 +131,8 @@ def take_gpu(number: int) -> None:
 
 def _begin(threads: int | None, number: int) -> None:
     """The start of a process: it ends when the program does, even one that was killed, and not by itself at Ctrl-C."""
-    for number in SIGNALS[1:]:  # the program decides, and sends SIGTERM
-        signal.signal(number, signal.SIG_IGN)
+    for kind in SIGNALS[1:]:  # the program decides, and sends SIGTERM
+        signal.signal(kind, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -82,7 +82,7 @@ STSB = Task(
 QQP = Task(
     name="glue/qqp",
     # the official file holds some lines of three columns, and questions of no words
-    files=Files("QQP", TSV, ("glue", "qqp"), torn={"train": 50}),
+    files=Files("QQP", TSV, ("glue", "qqp"), torn={"train": 50, "dev": 50}),
     columns={
         "first": ("question1",),
         "second": ("question2",),

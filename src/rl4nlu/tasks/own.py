@@ -264,6 +264,8 @@ def _problems(said: TaskFile) -> list[tuple[str, str]]:
         for label, word in words.items():
             if not word.strip() or "\n" in word:
                 found.append(("labels", f"labels: the word of {label!r} is empty or has more than one line"))
+            elif word != word.strip():
+                found.append(("labels", f"labels: the word of {label!r} begins or ends with a blank; take it away"))
             elif word.casefold() in seen:
                 found.append(("labels", f"labels: {seen[word.casefold()]!r} and {label!r} have the same word {word!r}"))
             seen[word.casefold()] = label
@@ -324,7 +326,8 @@ def _task(said: TaskFile, path: Path) -> Task:
         words=words,
         plain=template,
         ask=said.instruction or (cue if not template_fields(cue) else "Answer the question about the text."),
-        body=body if template_fields(body) else template,
+        # a cue that holds data of the row cannot be left out
+        body=body if template_fields(body) and not template_fields(cue) else template,
         metrics=tuple(said.metrics),
         free=tuple(said.free if said.free is not None else names),
         numeric=said.numbers is not None,
