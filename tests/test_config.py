@@ -171,6 +171,16 @@ def test_what_was_set_back_to_the_default_over_a_preset_is_in_the_command(kind, 
     assert given_args(kind, *command_line(command, settings).split()[2:]) == settings
 
 
+def test_a_preset_of_free_text_goes_with_labels_too():
+    """What the preset says of answers was not said by the user."""
+    for flags in (["--actions", "labels"], ["--estimator", "expected"]):
+        assert given_args(PpoSettings, "--task", "glue/rte", "--preset", "paper", *flags).over_labels
+    with pytest.raises(UserError, match="--answer-tokens is about free text"):
+        given_args(
+            PpoSettings, "--task", "glue/rte", "--preset", "paper", "--actions", "labels", "--answer-tokens", "8"
+        )
+
+
 @pytest.mark.parametrize("name", ["oversample", "limit", "kl_coef", "critic_warmup", "eval_limit"])
 def test_yes_is_no_number(name):
     with pytest.raises(UserError, match=f"{name}: .*a number stands here, and no yes or no"):

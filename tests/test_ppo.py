@@ -11,7 +11,8 @@ from policies import assert_same_gradients
 from rl4nlu import data, optim
 from rl4nlu.actions import roll_out
 from rl4nlu.ask import encode
-from rl4nlu.config import validate
+from rl4nlu.config import validate, with_preset
+from rl4nlu.errors import UserError
 from rl4nlu.forward import score
 from rl4nlu.methods import ppo, sft
 from rl4nlu.models import load_policy
@@ -20,6 +21,7 @@ from rl4nlu.settings import PpoSettings, SftSettings
 from rl4nlu.suites.study import INHERITED
 from rl4nlu.tasks import find
 from rl4nlu.tokens import micro_batches
+from rl4nlu.trained import continue_from, trained_settings
 
 TASK = "mini/acceptability"
 
@@ -35,6 +37,16 @@ def trained(tmp_path_factory):
     values = {"max_steps": 25, "eval_limit": 20, "select_rows": 16}
     sft.sft(validate(SftSettings, {"task": TASK, "model": "mini", **values, "out": out}))
     return out
+
+
+def test_what_a_preset_says_of_lora_is_no_wish_of_the_users(trained):
+    """Going on from a run, its adapter is what it is; only who says otherwise himself is refused."""
+    values = {"task": TASK, "init": trained, "preset": "paper"}
+    chosen = validate(SftSettings, with_preset(SftSettings, values))
+    assert chosen.lora.dropout == 0.05
+    assert continue_from(chosen).lora == trained_settings(trained).lora
+    with pytest.raises(UserError, match="leave the lora settings out"):
+        continue_from(validate(SftSettings, with_preset(SftSettings, {**values, "lora": {"r": 8}})))
 
 
 def start(chosen: PpoSettings):

@@ -9,7 +9,7 @@ from . import say
 from .config import validate
 from .errors import UserError
 from .run import command_of, read_config
-from .settings import ClassifySettings, EvaluateSettings, LoraSettings, PromptSettings, TrainSettings
+from .settings import PRESETS, ClassifySettings, EvaluateSettings, LoraSettings, PromptSettings, TrainSettings
 from .sources import MINI, base_of, check_adapter, check_model, source_of
 from .tasks import Task, find, find_all
 
@@ -71,7 +71,8 @@ def continue_from(settings: T) -> T:
         return settings
     followed = follow(settings.init, settings)
     lora = trained_settings(settings.init).lora
-    if settings.lora not in (LoraSettings(), lora):
+    of_preset = PRESETS.get(type(settings), {}).get(settings.preset, {}).get("lora", {})
+    if settings.lora not in (LoraSettings(), LoraSettings(**of_preset), lora):
         raise UserError(f"lora: the adapter in {settings.init} has {lora}; leave the lora settings out")
     return followed.model_copy(update={"lora": lora})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from .ask import EvaluateSettings
 from .base import Frozen
-from .train import ClassifySettings, PpoSettings, SftSettings
+from .train import PAPER_ANSWER_TOKENS, ClassifySettings, PpoSettings, SftSettings
 
 BERT = {"epochs": 3, "batch_size": 32, "learning_rate": 2e-5, "warmup": 0.1, "weight_decay": 0.01, "tune": "full"}
 PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
@@ -40,7 +40,7 @@ PRESETS: dict[type[Frozen], dict[str, dict[str, Any]]] = {
             "kl_target": 6.0,
             "answers": 1,
             "select_rows": 0,
-            "answer_tokens": 32,
+            "answer_tokens": PAPER_ANSWER_TOKENS,
         },
     },
 }

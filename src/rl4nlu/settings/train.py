@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from .base import LoraSettings, PromptSettings, Settings
 
+PAPER_ANSWER_TOKENS = 32
+"""Tokens that an answer may have, by the preset `paper`."""
+
 
 class TrainSettings(PromptSettings):
     """What every training loop needs."""
@@ -145,8 +148,9 @@ class PpoSettings(TrainSettings):
             raise ValueError("--sft-coef: the rows hold no reasoning to learn from: leave out --reason")
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError("--kl-target adapts --kl-coef, which is 0 and would stay so: give it a value above 0")
+        of_preset = {"answer_tokens": PAPER_ANSWER_TOKENS} if self.preset == "paper" else {}
         for name in ("format_penalty", "answer_tokens"):
-            if self.over_labels and getattr(self, name) is not None:
+            if self.over_labels and getattr(self, name) not in (None, of_preset.get(name)):
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} is about free text, and the actions are labels: leave it out")
         if self.whiten != "batch" and self.estimator not in ("gae", "reinforce++"):
