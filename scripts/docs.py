@@ -97,7 +97,7 @@ def _settings(kind: type[BaseModel]) -> list[str]:
         lines += [f"{group.capitalize()}:", ""] if len(groups) > 1 else []
         lines += ["| setting | values | default | meaning |", "|---|---|---|---|"]
         for entry in members:
-            cells = (f"`{entry.name}`", entry.kind, entry.usual, entry.meaning)
+            cells = (f"`{entry.name}`", entry.kind, entry.usual, " ".join(entry.meaning.split()))
             lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |".replace("|  |", "| |"))
         lines.append("")
     return lines

@@ -88,7 +88,7 @@ def test_defaults_are_those_of_the_command_line(here, tiny_model):
 
 
 def test_none_is_a_value_of_a_setting(here, tiny_model):
-    run = rl4nlu.ppo("mini/question", tiny_model, **SHORT, value_clip=None, kl_coef=0.1, kl_target=None)
+    run = rl4nlu.ppo("mini/question", tiny_model, **SHORT, preset=None, value_clip=None, kl_target=None)
     assert "--value-clip None" in (run.path / "command.txt").read_text()
 
 

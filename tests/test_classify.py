@@ -304,3 +304,14 @@ def test_head_and_adapter_learn_in_float32_on_a_base_of_bfloat16(tmp_path):
     assert asked["metrics"] == result["metrics"]
     made = merge(run.path, tmp_path / "merged", "bfloat16")
     assert made.difference < 0.2
+
+
+def test_the_settings_of_an_evaluation_of_a_whole_classifier_make_it_again(tiny_bert, tmp_path, monkeypatch):
+    """They name the model that was trained, which lies in the run whole."""
+    monkeypatch.chdir(tmp_path)
+    chosen = settings(tiny_bert, task="mini/sentiment", max_steps=1, batch_size=4, eval_limit=4, out=tmp_path / "run")
+    classify.classify(chosen)
+    assert main(["evaluate", "--adapter", "run", "--limit", "4", "--out", "first"]) == 0
+    assert main(["evaluate", "first/config.yaml", "--out", "second"]) == 0
+    one, other = (json.loads(Path(name, "results.json").read_text())["results"] for name in ("first", "second"))
+    assert one[0]["metrics"] == other[0]["metrics"]

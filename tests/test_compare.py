@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -276,6 +277,20 @@ def test_averages_of_perfect_scores_and_their_errors(name):
     assert error == pytest.approx(0.1 / math.sqrt(terms), abs=1e-12)
     for missing in keys:
         assert average(name, {key: (1.0, 0.1) for key in keys if key != missing}) is None
+
+
+def test_runs_of_before_are_drawn_as_those_of_now():
+    """Of some tasks rows that share a text were no document once; beside a run that knows them they are."""
+    task = find("superglue/boolq")
+    golds = ["True", "False"] * 20
+    now = [
+        replace(one, example=replace(one.example, document=str(i // 2)))
+        for i, one in enumerate(rows(task, golds, golds))
+    ]
+    before = rows(task, ["True"] * 40, golds)
+    for runs in ({"a": [now], "b": [before]}, {"a": [before], "b": [now]}):
+        (found,) = compare(task, runs)
+        assert (found.documents, found.test) == (20, "paired bootstrap")
 
 
 def test_rows_of_two_splits_are_no_pairs():

@@ -430,7 +430,10 @@ def test_cells_that_are_no_text(tmp_path):
         assert data.example_from_fields(task, row, "a.parquet:7").id == "7"
 
 
-def test_a_label_word_has_no_blanks_around_it(tmp_path):
-    text = broken(labels={"p": " yes", "n": "no"})
-    with pytest.raises(UserError, match="the word of 'p' begins or ends with a blank"):
-        read_task(write(tmp_path, text))
+def test_blanks_around_a_label_word_do_not_count(tmp_path):
+    """An answer is read without them; two words that differ in nothing else are one."""
+    task = read_task(write(tmp_path, broken(labels={"p": " yes", "n": "no"})))
+    prompter = Prompter(task)
+    assert [prompter.parse(answer) for answer in prompter.answers] == ["p", "n"]
+    with pytest.raises(UserError, match="have the same word 'yes'"):
+        read_task(write(tmp_path, broken(labels={"p": "yes ", "n": "yes"})))

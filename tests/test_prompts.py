@@ -191,17 +191,21 @@ def test_chat_wraps_prefix_and_row_and_the_cue_begins_the_answer(template):
 
 
 @pytest.mark.parametrize(
-    "asking",
+    ("asking", "told"),
     [
-        "{%- if not date_string is defined %}{% set date_string = strftime_now('%d %b') %}{% endif %}{{ date_string }}",
-        "{{ strftime_now('%Y-%m-%d') }}",
-        "{{ date_string }}",
+        (
+            "{%- if not date_string %}{% set date_string = strftime_now('%d') %}{% endif %}{{ date_string }}",
+            "26 Jul 2024",
+        ),
+        ("{{ strftime_now('%Y-%m-%d') }}", "2024-07-26"),
+        ('  {% set d = strftime_now("%B %Y") %}{{ d }}', "  July 2024"),
+        ("{{ date_string }}", "26 Jul 2024"),
     ],
 )
-def test_a_chat_template_that_asks_for_the_day_gets_the_same_one_every_day(asking):
+def test_a_chat_template_that_asks_for_the_day_gets_the_same_one_every_day(asking, told):
     tokenizer = AutoTokenizer.from_pretrained(mini_folder())
     tokenizer.chat_template = asking + "|{{ messages[0]['content'] }}|"
-    assert chat_wrapper(tokenizer)("Hello") == "26 Jul 2024|Hello|"
+    assert chat_wrapper(tokenizer)("Hello") == f"{told}|Hello|"
 
 
 def test_a_template_of_one_line_ends_behind_its_last_field():

@@ -223,6 +223,28 @@ def test_other_settings_are_no_other_seed(tmp_path):
     assert len(columns_of(collect([tmp_path]))) == 3
 
 
+def test_an_evaluation_of_an_adapter_is_marked_as_its_training(tmp_path):
+    golds = ["entailment", "not_entailment"] * 5
+    for name, seed, rate in (("a", 0, 1e-3), ("b", 1, 1e-3), ("c", 2, 1e-2)):
+        said = golds[seed:] + golds[:seed]
+        settings = f"task: glue/rte\nseed: {seed}\nlearning_rate: {rate}\n"
+        trained = make_run(tmp_path / "trained" / name, "glue/rte", "sft", said, golds, seed, settings=settings)
+        asked = make_run(
+            tmp_path / "asked" / name,
+            "glue/rte",
+            "sft",
+            said,
+            golds,
+            seed,
+            settings=f"adapter: {trained}\nsplit: dev\n",
+        )
+        (asked / "command.txt").write_text(f"rl4nlu evaluate --adapter {trained}\n")
+    (column,) = columns_of(collect([tmp_path / one / name for one in ("trained", "asked") for name in "ab"]))
+    assert len(column.runs) == 2
+    assert len(columns_of(collect([tmp_path / "asked" / name for name in "ab"]))) == 1
+    assert len(columns_of(collect([tmp_path / "asked"]))) == 3
+
+
 def test_zero_shot_has_no_seeds():
     rows = [result(method="zero-shot", seed=seed) for seed in range(3)]
     assert grid(rows)[1]["glue/rte"]["zero-shot"].text == "70.0 ± 3.0"

@@ -426,6 +426,14 @@ def test_no_more_processes_than_runs(world, monkeypatch):
     assert counts == [len(ALL | TRIALS)]
 
 
+def test_a_folder_with_a_comma_is_refused_at_once(world, capsys):
+    made, _ = world
+    Path("study.yaml").write_text(yaml.safe_dump(SMALL, sort_keys=False))
+    assert main(["suite", "study.yaml", "--out", "a,b"]) == 2
+    assert "name a folder without" in capsys.readouterr().err
+    assert made == []
+
+
 def test_two_models_of_one_name_are_told_apart():
     with pytest.raises(UserError, match=r"models: .*two are called merged: give names"):
         study(common={}, models=["runs/a/merged", "runs/b/merged"])

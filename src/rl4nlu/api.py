@@ -154,6 +154,8 @@ def predict(run: Any, rows: Iterable[Mapping[str, Any]], **settings: Any) -> lis
         given, answers = Path(place) / "rows.jsonl", Path(place) / "answers.jsonl"
         lines = [json.dumps(_plain(row, number)) + "\n" for number, row in enumerate(_rows(rows))]
         given.write_text("".join(lines), encoding="utf-8")
+        if isinstance(settings.get("model"), Path):
+            settings["model"] = str(settings["model"])
         run_it(_path(run), validate(PredictSettings, {**settings, "input": given, "output": answers}))
         return [row for _, row in Log(answers).lines()]
 
@@ -210,7 +212,7 @@ def report(runs: Any, *out: str | Path) -> list[Path]:
     return files
 
 
-PLACES = ("task", "model", "adapter", "init")
+PLACES = ("task", "model", "adapter", "init", "preset")
 """Arguments of which None means that none is given."""
 
 

@@ -105,6 +105,10 @@ def _compare(
     if len(aligned) < 2:
         return []
     first = next(iter(aligned.values()))[0]
+    # runs of before knew no documents for some tasks: what is drawn together is the same for all
+    known = next((one for seeds in aligned.values() for one in seeds if any(o.example.document for o in one)), first)
+    aligned = {name: [_drawn_as(one, known) for one in seeds] for name, seeds in aligned.items()}
+    first = _drawn_as(first, known)
     draws = Judged(task, first).draws(RESAMPLES, "compare")
     metric, documents = task.metrics[0], len(draws[0])
     whole, drawn = {}, {}
@@ -134,6 +138,16 @@ def _compare(
                 p = mcnemar(*([task.judge(o.prediction, o.example) for o in aligned[name][0]] for name in (a, b)))
             found.append(Difference(task.name, a, b, delta, low, high, p, test, parts, delta_R, documents))
     return found
+
+
+def _drawn_as(outcomes: Sequence[Outcome], known: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The same rows, with the documents and groups of others."""
+    pairs = list(zip(outcomes, known, strict=True))
+    if all((a.example.document, a.example.group) == (b.example.document, b.example.group) for a, b in pairs):
+        return outcomes
+    return [
+        replace(a, example=replace(a.example, document=b.example.document, group=b.example.group)) for a, b in pairs
+    ]
 
 
 def welch(delta: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float, float]:

@@ -191,7 +191,6 @@ def prepare_classifier_evaluation(settings: EvaluateSettings, reopened: bool = F
         "template",
         "chat",
         "shots",
-        "shots_seed",
         "reason",
         "decode",
         "answer_tokens",
@@ -203,7 +202,7 @@ def prepare_classifier_evaluation(settings: EvaluateSettings, reopened: bool = F
             raise UserError(f"{flag}: {source} is a classifier, which takes no prompt; leave {flag} out")
     trained = trained_classifier(source)
     chosen = settings.task or own_task(source, trained.task)
-    classifier_source(source, settings.model)
+    classifier_source(source, None if settings.model == trained.model else settings.model)
     base = settings.model or trained.model
     settings = settings.model_copy(update={"task": chosen, "data": settings.data or trained.data, "model": base})
     _check_device(settings.device)

@@ -7,8 +7,11 @@ words serve training and evaluation.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,7 +22,7 @@ from .tasks import Example, Task
 TemplateName = Literal["plain", "verdict"]
 OPEN, CLOSE = "<verdict>", "</verdict>"
 REASONING = "Reasoning:"
-TODAY = "26 Jul 2024"
+TODAY = date(2024, 7, 26)
 """The day that chat templates are told, where they ask; it is what those of Llama 3.1 and 3.2 say themselves."""
 NO_CHAT_TEMPLATE = "--chat: this model's tokenizer has no chat template; leave --chat out"
 
@@ -204,9 +207,12 @@ def chat_wrapper(tokenizer: Any) -> Callable[[str], str]:
 
     # some templates tell the model what day it is: a prompt is to be the same on every day
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else tokenizer.get_chat_template()
-    known = {"date_string": TODAY} if "date_string" in template else {}
+    known = {"date_string": TODAY.strftime("%d %b %Y")} if "date_string" in template else {}
     if "strftime_now" in template:
-        known["chat_template"] = f"{{%- macro strftime_now(form) -%}}{TODAY}{{%- endmacro -%}}{template}"
+        forms = set(re.findall(r"""strftime_now\(\s*['"]([^'"]*)['"]""", template))
+        days = json.dumps({form: TODAY.strftime(form) for form in forms})
+        today = f"{{{{- {days}.get(form, '{TODAY}') -}}}}"
+        known["chat_template"] = f"{{%- macro strftime_now(form) %}}{today}{{% endmacro %}}{template}"
 
     def wrap(message: str) -> str:
         turns = [{"role": "user", "content": message}]

@@ -76,10 +76,12 @@ def heads(results: Sequence[dict[str, Any]]) -> list[str]:
     splits: dict[str, set[str]] = defaultdict(set)
     for result in results:
         if result["metrics"]:
-            splits[result["task"]].add(_split(result))
+            splits[result["task"]].add(split_of(result))
     usual = {task: min(found, key=SPLITS.index) for task, found in splits.items()}
     plain = [
-        _with(head, f"{_split(result)} rows") if _split(result) != usual.get(result["task"], _split(result)) else head
+        _with(head, f"{split_of(result)} rows")
+        if split_of(result) != usual.get(result["task"], split_of(result))
+        else head
         for result, head in zip(results, plain, strict=True)
     ]
     sizes: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -105,7 +107,7 @@ def heads(results: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _split(result: Mapping[str, Any]) -> str:
+def split_of(result: Mapping[str, Any]) -> str:
     """The split that was asked; of what does not say it, the one that all tables are about."""
     return result["split"] if result.get("split") in SPLITS else SPLITS[0]
 

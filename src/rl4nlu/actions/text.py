@@ -79,7 +79,11 @@ def _write_all(
             at = [i for i in of_one if i in own]
             if at or processes.sharded():
                 prompter, rows = chosen[of_one[0]].prompter, [chosen[i] for i in at]
-                found += _write(policy, prompter, rows, longest, settings.max_tokens, uniform[at], begun)
+                # beside a task of longer answers a prompt may have left less room: it was cut for its own. All
+                # processes see all rows here, so that each cuts alike.
+                before = max(len(chosen[i].ids) + len(chosen[i].bridge) for i in of_one) + settings.reason
+                room = min(longest, policy.context_length - before)
+                found += _write(policy, prompter, rows, room, settings.max_tokens, uniform[at], begun)
         return [astuple(one) for one in found]
 
     return [_Written(tuple(tokens), tuple(places), verdict) for tokens, places, verdict in processes.gathered(work)]
@@ -136,8 +140,6 @@ def _write(
         thoughts = think(policy, prompter, rows, max_tokens, uniform_BKA[:, :, : prompter.reason])
         prompts = [row.ids + own + bridge for row, texts in zip(rows, thoughts, strict=True) for own, bridge in texts]
         uniform = uniform_BKA[:, :, prompter.reason :].flatten(0, 1)[:, None]
-    # beside a task of longer answers a prompt may have left less room: it was cut for its own
-    longest = min(longest, policy.context_length - max(map(len, prompts), default=0))
     found = sample(policy, prompts, prompter.finished, longest, max_tokens, uniform, begun)
     answers = [one for texts in found for one in texts]
     written = []

@@ -108,7 +108,8 @@ def _add_gradients(weights: Sequence[Any]) -> None:
     )
     with talking():
         dist.all_reduce(flat)
-    there, at = flat[-len(weights) :].tolist(), 0
+        there = flat[-len(weights) :].tolist()  # on a GPU it is here that this process waits
+    at = 0
     for weight, some in zip(weights, there, strict=True):
         weight.grad = flat[at : at + weight.numel()].view_as(weight).to(weight.dtype, copy=True) if some else None
         at += weight.numel()

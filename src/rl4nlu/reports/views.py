@@ -14,9 +14,12 @@ from typing import Any
 
 from .. import saved, say, yamls
 from ..compare import Difference, compare, difference_of_means, holm
+from ..config import validate
 from ..errors import UserError
 from ..metrics import Outcome
-from ..tables import grid, heads, is_unseeded
+from ..run import command_of
+from ..settings import RUNS
+from ..tables import grid, heads, is_unseeded, split_of
 from ..tasks import TASKS, Example, Task
 from ..tasks.own import read_task
 
@@ -91,7 +94,7 @@ class Column:
     @property
     def split(self) -> str:
         """Whose rows it is about: ids are those of a split."""
-        return str(self.results[0].get("split", ""))
+        return split_of(self.results[0])
 
 
 def collect(paths: Sequence[Path]) -> list[RunView]:
@@ -157,14 +160,37 @@ def _with_states(runs: list[RunView]) -> list[RunView]:
 
 
 def _with_setups(runs: list[RunView]) -> list[RunView]:
-    """Each result with a mark of its run's settings, but for those that differ from seed to seed anyway."""
+    """Each result of what was trained with a mark of how, by which seeds of one way are told from other ways."""
     for run in runs:
-        values = {name: value for name, value in run.values.items() if name not in OF_A_SEED}
-        if values:
-            mark = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        if mark := setup_of(run.path):
             for result in run.results:
                 result["setup"] = mark
     return runs
+
+
+def setup_of(folder: Path, depth: int = 3) -> str:
+    """A mark of the settings that a run was trained with, and of those of the run that it started from; of an
+    evaluation that of the run whose adapter it asked. Empty where nothing was trained, or that cannot be read.
+
+    Settings count that are not the default, and in which the seeds of one method do not differ anyway.
+    """
+    try:
+        command = command_of(folder)
+        kind = RUNS[command]
+        settings = validate(kind, yamls.values(folder / "config.yaml", saved.text(folder / "config.yaml")))
+    except (UserError, KeyError):
+        return ""
+    before = getattr(settings, "adapter", None) or getattr(settings, "init", None)
+    beneath = setup_of(before, depth - 1) if before is not None and depth else ""
+    if command == "evaluate":
+        return beneath
+    usual = kind().model_dump(mode="json")
+    own = {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if name not in OF_A_SEED and value not in (usual[name], "none")
+    }
+    return hashlib.sha256(json.dumps([command, own, beneath], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _same_tasks(runs: Sequence[RunView]) -> None:

@@ -37,6 +37,8 @@ def suite(settings: SuiteSettings, foresee: Foresee | None = None) -> int:
     """
     out = settings.out or Path("runs/suite")
     plan = make_plan(settings)
+    if "," in str(out):
+        raise UserError(f"--out {out}: a comma stands between the names of tasks; name a folder without")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder")
     with contextlib.nullcontext() if settings.dry_run else _alone(out):

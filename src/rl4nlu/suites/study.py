@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..config import validate
+from ..config import validate, with_preset
 from ..errors import NoSpace, UserError
 from ..names import short
 from ..plan import Group, Job, Plan, show
@@ -246,9 +246,11 @@ def check_same(plan: Plan, job: Job, out: Path, chosen: Mapping[Group, Mapping[s
             raise UserError(
                 f"{folder}: {start}was made with settings that are none now ({wrong}); {ways_out}"
             ) from None
+        preset = getattr(planned, "preset", "default")
+        usual = validate(type(planned), with_preset(type(planned), {}, preset))
         for key, was, now in differing(saved, planned):
             inherited = one.source is not None and key in INHERITED
-            if not (inherited and now == type(planned).model_fields[key].get_default()):
+            if not (inherited and now == getattr(usual, key)):
                 differs = f"was made with {key} {show(was)}, and the suite now says {show(now)}"
                 raise UserError(f"{folder}: {start}{differs}; {ways_out}")
     for name in (part.strip() for part in (plan.settings(job, out, chosen).task or "").split(",")):

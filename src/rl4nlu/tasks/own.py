@@ -264,8 +264,6 @@ def _problems(said: TaskFile) -> list[tuple[str, str]]:
         for label, word in words.items():
             if not word.strip() or "\n" in word:
                 found.append(("labels", f"labels: the word of {label!r} is empty or has more than one line"))
-            elif word != word.strip():
-                found.append(("labels", f"labels: the word of {label!r} begins or ends with a blank; take it away"))
             elif word.casefold() in seen:
                 found.append(("labels", f"labels: {seen[word.casefold()]!r} and {label!r} have the same word {word!r}"))
             seen[word.casefold()] = label
@@ -297,7 +295,7 @@ def _metric_problems(said: TaskFile) -> list[tuple[str, str]]:
 
 def _words(said: TaskFile) -> dict[str, str]:
     if isinstance(said.labels, dict):
-        return said.labels
+        return {label: word.strip() for label, word in said.labels.items()}  # an answer is read so, too
     return {label: label for label in said.labels or []}
 
 

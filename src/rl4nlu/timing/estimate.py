@@ -303,7 +303,7 @@ def _classify(found: ClassifyRows, processes: int, sharded: bool) -> Plan:
     counter = Counter(sizes, 0, shared=False, processes=processes, sharded=sharded)
     per_row = max(1, len(task.candidates))
     inputs = len(found.train) * per_row
-    steps = settings.max_steps or max(1, math.ceil(settings.epochs * inputs / settings.batch_size))
+    steps = settings.max_steps or max(1, optim.rounded_up(settings.epochs * inputs / settings.batch_size))
     known = lengths(spread(found.train, KNOWN))
     drawn = np.random.default_rng(0)
     looked = min(STEPS, steps)
