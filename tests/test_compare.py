@@ -287,7 +287,7 @@ def test_runs_of_before_are_drawn_as_those_of_now():
         replace(one, example=replace(one.example, document=str(i // 2)))
         for i, one in enumerate(rows(task, golds, golds))
     ]
-    before = rows(task, ["True"] * 40, golds)
+    before = rows(task, golds, ["True"] * 40)
     for runs in ({"a": [now], "b": [before]}, {"a": [before], "b": [now]}):
         (found,) = compare(task, runs)
         assert (found.documents, found.test) == (20, "paired bootstrap")
