@@ -553,8 +553,8 @@ def test_a_process_that_dies_is_tried_once_more_and_ctrl_c_ends_all(tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs have it ignored
     ) as process:
-        asleep, until = tmp_path / "asleep", time.monotonic() + 60
-        while time.monotonic() < until and not (asleep.is_file() and (tmp_path / "died").is_file()):
+        asleep, died, until = tmp_path / "asleep", tmp_path / "died", time.monotonic() + 60
+        while time.monotonic() < until and not (asleep.is_file() and died.is_file() and died.read_text() == "xx"):
             time.sleep(0.1)
         second = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert second.returncode == 2
