@@ -25,7 +25,8 @@ EVENTS = {
     "progress": "`title`, `done`, `total`, `seconds` since the start, `left` (seconds, or null), and figures such as "
     "`loss`, `reward`, `accuracy`, `kl`; at most one a second, and the last",
     "note": "`text`: what is said beside the work, warnings too",
-    "result": "an entry of results.json",
+    "result": "an entry of results.json; of a report also `run`, `state` (the same number for the same answers) and "
+    "`setup` (a mark of the settings of its training)",
     "difference": "of `report` and `suite`: task, methods `a` and `b`, `delta`, its interval, `p`, whether `real`",
     "task": "of `tasks`: a task; of `submit`: from which run it comes",
     "meaning": "of `explain`: `word`, `kind`, `text`",
@@ -73,7 +74,6 @@ def cli_page() -> str:
     lines = [MADE, "# Commands and settings", ""]
     lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults. `rl4nlu new COMMAND"]
     lines += ["FILE.yaml` writes a file with all settings, `rl4nlu COMMAND --help-all` tells what stands here.", ""]
-    lines += ["`rl4nlu COMMAND [FILE.yaml] [--flags]`: flags over file over preset over defaults.", ""]
     lines += ["`--debug` shows the traceback of a mistake. `--json` is for other programs: stdout then holds one JSON"]
     lines += ["object a line and nothing else; what libraries print goes to stderr. `event` says what it is:", ""]
     lines += [

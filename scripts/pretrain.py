@@ -3,10 +3,11 @@
     python scripts/pretrain.py --text ../shared/data/corpora/books-*.txt.xz --out build/mini
 
 Text (plain or .xz; one paragraph a line, a form feed between documents) -> byte-level BPE -> packed tokens -> a Llama
-trained from scratch: `books` tokens in short rows, `long` tokens in rows as long as the context, `form` tokens of the
-second stage (scripts/pretrain_form.py), which teaches how a question is put and answered. One learning rate over all
-of it: a linear warm-up, then a fall to zero. Every step is a function of the settings and its number: given again, the
-command goes on where it was stopped, on a CPU to the bit as if it had not been.
+trained from scratch, or with --start from another training's weights: `books` tokens in short rows, `long` tokens in
+rows as long as the context, `form` tokens of the second stage (scripts/pretrain_form.py), which teaches how a question
+is put and answered. One learning rate over all of it: a linear warm-up, then a fall to zero, or to --last-rate of it.
+Every step is a function of the settings and its number: given again, the command goes on where it was stopped, on a CPU
+to the bit as if it had not been.
 
 Weight matrices are trained by Muon (Jordan et al. 2024: momentum, made orthogonal by five Newton-Schulz iterations),
 which needs about half the tokens that AdamW needs; embeddings and norms by AdamW.

@@ -1,4 +1,4 @@
-"""Questions made by rule, whose answer stands in the text, for the second stage of pre-training
+"""Questions made by rule, most of whose answers stand in the text, for the second stage of pre-training
 (scripts/pretrain_form.py), and what draws their texts."""
 
 from __future__ import annotations

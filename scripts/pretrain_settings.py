@@ -44,7 +44,7 @@ class Settings:
     context: int = 1024
     """Tokens of a row of the long stage; what the model may read."""
     short: int = 256
-    """Tokens of a row before it."""
+    """Tokens of a row before it, and of the second stage's text."""
     books: int = 18_000_000
     """Tokens read in short rows."""
     long: int = 2_500_000
@@ -69,7 +69,7 @@ class Settings:
     """Compute in bfloat16; weights and optimizers stay in float32. On a CPU that has no instructions for it,
     --no-bfloat16 is faster."""
     compile: bool = True
-    """Faster; on a CPU it needs a C++ compiler."""
+    """Faster; it needs a compiler: on a CPU of C++, on a GPU of C."""
     look_every: int = 100
     """Steps between looks at the held-out loss, and between checkpoints."""
 

@@ -16,7 +16,7 @@ from rl4nlu.plan import Range
 from rl4nlu.settings import SearchSettings
 from rl4nlu.suites.search import propose
 
-pytest.importorskip("optuna", reason="needs: pip install 'rl4nlu[search]'")
+pytest.importorskip("optuna", reason="needs: make test's environment (optuna)")
 
 SPACE = {"learning_rate": Range(1e-4, 1e-1, log=True), "lora.r": Range(2, 64, True, whole=True), "shots": [0, 4]}
 

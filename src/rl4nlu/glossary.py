@@ -81,7 +81,7 @@ FILES: dict[str, str] = {
     "adapter": "the LoRA weights; plain peft loads them",
     "model": "the whole model, where all weights were trained",
     "value_head.safetensors": "PPO's critic, for a training that goes on from there",
-    "label_bias.json": "what a policy over labels takes out of their log-probabilities",
+    "label_bias.json": "task -> label -> what a policy over labels takes out of its log-probability",
     "checkpoints": "from which `rl4nlu resume` goes on",
     "tasks": "copies of the user's own task files",
     "status.json": "running, finished, stopped, diverged or failed, and why",

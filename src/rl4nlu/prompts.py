@@ -1,8 +1,8 @@
 """Example -> prompt text and answers; which training rows are shown as examples; the chat template around it.
 
 A prompt is `prefix + body + cue`: the prefix (instruction, few-shot examples) is the same for every row, the body
-holds the row's fields, the cue (the template's last line) is where the answer starts. The same template and label
-words serve training and evaluation.
+holds the row's fields, the cue (the template's last line; of one line, what follows its last field) is where the answer
+starts. The same template and label words serve training and evaluation.
 """
 
 from __future__ import annotations

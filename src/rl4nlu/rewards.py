@@ -29,8 +29,8 @@ METRIC = "metric"
 
 
 def paper_reward(task: Task, prediction: str | None, example: Example) -> float:
-    """+1 right, -1 wrong, -3 not parsable; numeric tasks: 2.5 - |prediction - gold|, -2.5 not parsable
-    (arXiv 2410.11020, section 3)."""
+    """+1 right, -1 wrong, -3 not parsable; numeric tasks: 2.5 - |prediction - gold|, -2.5 not parsable, on the scale of
+    STS-B (arXiv 2410.11020, section 3)."""
     penalty = FORMAT_PENALTY["paper"] if prediction is None and not task.numeric else 0.0
     return signed_match(task, prediction, example) - penalty
 

@@ -70,7 +70,7 @@ class TaskFile(_Strict):
     template: str
     """The prompt, with columns in braces; the answer follows its last line."""
     instruction: str | None = None
-    """What the `verdict` template asks (default: the template's last line)."""
+    """What the `verdict` template asks (default: the template's last line; a general question if that has a column)."""
     label: str = "label"
     """Column of the label."""
     id: str | None = None

@@ -88,7 +88,7 @@ class Task:
     words: Mapping[str, str]
     """The verbalizer: label -> the word that the model says."""
     plain: str
-    """Short template for base models; its last line is the cue that the answer follows."""
+    """Short template for base models; its last line (of one line: what follows its last field) is the cue."""
     ask: str
     """Instruction of the `verdict` template."""
     body: str
