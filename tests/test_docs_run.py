@@ -39,7 +39,7 @@ MODELS = {
 
 RUN = ("rl4nlu", "hf")
 """Programs whose lines are run; of hf what the stand-in of the hub can do."""
-LONG = {"docs/results.md", "docs/howto/reproduce-the-paper.md", "docs/howto/run-a-suite.md"}
+LONG = {"docs/cli.md", "docs/results.md", "docs/howto/reproduce-the-paper.md", "docs/howto/run-a-suite.md"}
 """Pages that take more than a quarter of a minute, whose commands others have too."""
 OTHERS = {
     "pip install .": "would change the environment that the tests run in",

@@ -19,8 +19,8 @@ from models_zoo import tiny_folder
 from outcomes import assert_same_outcome
 from zygote import Zygote, until
 
-KILLS = int(os.environ.get("RL4NLU_KILLS", "6"))
-TERMS = int(os.environ.get("RL4NLU_TERMS", "4"))
+KILLS = int(os.environ.get("RL4NLU_KILLS", "4"))
+TERMS = int(os.environ.get("RL4NLU_TERMS", "3"))
 COMMON = (
     "--task mini/question --model model --batch-size 8 --limit 200 --eval-limit 600 --select-rows 20 --save-every 2"
 )
