@@ -27,8 +27,8 @@ IDLE, BETWEEN, TIMES = 5, 3, 3
 class Watch:
     """This process's end of the connections."""
 
-    writing = False
-    """This process is saving."""
+    writing = 0
+    """Blocks within which it saves."""
     waiting = 0
     """Blocks within which it waits for others."""
     _listening: socket.socket | None = None

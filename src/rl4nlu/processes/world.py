@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 from .. import say
 from ..errors import PeerLost
@@ -52,7 +52,7 @@ def talking() -> Iterator[None]:
         PeerLost: one is.
     """
     try:
-        with _waiting():
+        with _during("waiting"):
             yield
     except (RuntimeError, OSError) as wrong:
         first = (str(wrong).strip() or type(wrong).__name__).splitlines()[0][:200]
@@ -68,7 +68,7 @@ def passing() -> Iterator[None]:
         PeerLost: one is.
     """
     try:
-        with _waiting() if World.sharded else nullcontext():
+        with _during("waiting") if World.sharded else nullcontext():
             yield
     except RuntimeError:
         if World.sharded and (lost := _lost()):
@@ -77,17 +77,17 @@ def passing() -> Iterator[None]:
 
 
 @contextmanager
-def _waiting() -> Iterator[None]:
-    """Within this block this process waits for the others."""
+def _during(what: Literal["waiting", "writing"]) -> Iterator[None]:
+    """Within this block the watch knows what this process is at."""
     watch = World.watch
     if watch is None:
         yield
         return
-    watch.waiting += 1
+    setattr(watch, what, getattr(watch, what) + 1)
     try:
         yield
     finally:
-        watch.waiting -= 1
+        setattr(watch, what, getattr(watch, what) - 1)
 
 
 def _lost() -> str:
@@ -99,18 +99,9 @@ def _lost() -> str:
     return lost
 
 
-@contextmanager
-def writing() -> Iterator[None]:
+def writing() -> AbstractContextManager[None]:
     """Within this block this process saves: it is not ended because another is gone."""
-    watch = World.watch
-    if watch is None:
-        yield
-        return
-    watch.writing = True
-    try:
-        yield
-    finally:
-        watch.writing = False
+    return _during("writing")
 
 
 def exchange(mine: Any) -> list[Any]:
