@@ -17,7 +17,6 @@ from rl4nlu.errors import UserError
 
 FILE = "pretraining.json"
 
-
 SAME = ("vocabulary", "layers", "width", "hidden", "heads", "context", "short", "held_out", "seed")
 """Settings that all parts share: of the shape, and of what is read in which order and measured on what."""
 
