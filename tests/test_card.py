@@ -6,12 +6,14 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+from safetensors.torch import load_file, save_file
 
 from rl4nlu import merge
 from rl4nlu.card import card, write_card
@@ -253,3 +255,33 @@ def test_a_base_model_that_was_moved_is_named(tmp_path, monkeypatch, capsys):
     shutil.copytree(tmp_path / "moved", tmp_path / "base")
     assert main(["evaluate", "--adapter", str(run.path), "--model", "moved", "--out", "c"]) == 2
     assert "leave --model out" in capsys.readouterr().err
+
+
+def test_an_adapter_does_not_go_onto_other_weights_of_its_models_name(tmp_path, tiny_model, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model, "base")
+    train = ["--task", "mini/question", "--model", "base", "--max-steps", "1", "--batch-size", "4", "--eval-limit", "4"]
+    assert main(["sft", *train, "--select-rows", "0", "--out", "run"]) == 0
+    assert main(["classify", *train, "--tune", "lora", "--out", "head"]) == 0
+    shutil.move("base", "old")
+    weights = load_file("old/model.safetensors")
+    shutil.copytree("old", "base")
+    save_file({name: weight + 0.01 for name, weight in weights.items()}, "base/model.safetensors", {"format": "pt"})
+    shutil.copytree("base", "third")
+    Path("rows.jsonl").write_text('{"question": "Who came?"}\n')
+    short = ["--limit", "2", "--out"]
+    for run in ("run", "head"):
+        for words in (
+            ["evaluate", "--adapter", run, *short, "a"],
+            ["predict", run, "--input", "rows.jsonl", "--output", "a.jsonl"],
+            ["merge", run, "--out", "a"],
+        ):
+            capsys.readouterr()
+            assert main(words) == 2
+            assert "trained on other weights than those that base has now" in " ".join(capsys.readouterr().err.split())
+            assert main([*words, "--model", "third"]) == 2
+            assert "not the weights that the adapter" in " ".join(capsys.readouterr().err.split())
+        assert main(["evaluate", "--adapter", run, "--model", "old", *short, f"{run}-old"]) == 0
+    capsys.readouterr()
+    assert main(["ppo", "--init", "run", *train[:2], "--max-steps", "1", "--out", "ppo"]) == 2
+    assert "trained on other weights" in " ".join(capsys.readouterr().err.split())

@@ -174,7 +174,7 @@ MISTAKES = [
     (f"{RTE} --data good --device mps", "no such device"),
     ("evaluate --adapter trained --model other", "was trained on mini"),
     ("evaluate --adapter torn --data good", "adapter_model.safetensors is missing"),
-    ("ppo --task glue/rte --init trained --data good --lora.r 3", "leave the lora settings out"),
+    ("ppo --task glue/rte --init trained --data good --lora.r 3", "leave it out"),
     ("ppo --task glue/rte --init trained --model other --data good", "was trained on mini"),
     ("predict", "needs the folder of a finished run"),
     ("predict trained --output a.jsonl", "--input is missing"),

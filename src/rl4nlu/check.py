@@ -66,17 +66,15 @@ def check_settings(
     fitting = [command for command, kind in RUNS.items() if set(values) <= set(kind.model_fields)]
     command = next(iter(named or fitting), "sft")
     settings = validate(RUNS[command], with_preset(RUNS[command], {**values, **({"model": model} if model else {})}))
+    rows = max(max_bad_rows, settings.max_bad_rows)
+    settings = settings.model_copy(update={"data": folder or settings.data, "max_bad_rows": rows})
     said = [f"{path}: settings of {command}"]
     for task in find_all(settings.task or ""):
         said.append(f"{task.name}:")
-        rows = max(max_bad_rows, settings.max_bad_rows)
-        said += [f"  {line}" for line in check_task(task, folder or settings.data, rows)]
+        said += [f"  {line}" for line in check_task(task, settings.data, rows)]
         teacher = data.training_task(task)
         if teacher is not task:
-            said += [
-                f"  taught by {teacher.name}: {line}" for line in check_task(teacher, folder or settings.data, rows)[:1]
-            ]
-    settings = settings.model_copy(update={"data": folder or settings.data})
+            said += [f"  taught by {teacher.name}: {line}" for line in check_task(teacher, settings.data, rows)[:1]]
     if settings.model or any(getattr(settings, name, None) for name in ("init", "adapter")):
         said += foreseen(command, settings)
     return said
@@ -154,15 +152,16 @@ def check_suite(
     methods, tasks = len(suite.methods), len(suite.tasks)
     seeds = ", ".join(map(str, suite.seeds))
     said = [f"{path}: suite of {len(plan.jobs)} runs: {methods} methods on {tasks} tasks, seeds {seeds}"]
-    where = suite.data or suite.common.get("data")
+    where, rows = suite.data or suite.common.get("data"), max(max_bad_rows, int(suite.common.get("max_bad_rows") or 0))
     for task in (one for name in suite.tasks for one in find_all(name)):
-        said += [f"{task.name}:", *(f"  {line}" for line in check_task(task, where and Path(where), max_bad_rows))]
+        said += [f"{task.name}:", *(f"  {line}" for line in check_task(task, where and Path(where), rows))]
     seen: set[str] = set()
     for job in plan.jobs.values():
         if job.method in seen or any(isinstance(value, Pick) for value in job.values.values()):
             continue
         seen.add(job.method)
-        settings = alone(plan, job, suite).model_copy(update={"data": where and Path(where)})
+        changes = {"data": where and Path(where), "max_bad_rows": rows}
+        settings = alone(plan, job, suite).model_copy(update=changes)
         lines = foreseen(job.command, settings, job.source is not None)
         said += [f"{job.method} on {job.task}: {line}" for line in lines]
     return said

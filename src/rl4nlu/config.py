@@ -7,7 +7,7 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from . import files, yamls
 from .errors import UserError, did_you_mean, did_you_mean_path
 from .mistakes import of_flags, of_parser, of_value
 from .redact import redact
-from .settings import PRESETS, Frozen, Settings, SuiteFlags, SuiteSettings
+from .settings import BROUGHT, PRESETS, SOURCES, Frozen, Settings, SuiteFlags, SuiteSettings
 from .settings.describe import names
 
 __all__ = ["command_line", "names", "parse", "read_yaml", "save", "validate", "vetted", "with_preset"]
@@ -127,23 +127,26 @@ def save(settings: Settings, path: Path) -> None:
     files.write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-def command_line(command: str, settings: Frozen) -> str:
-    """The command that gives these settings: every flag that differs from its default, or its preset's."""
+def command_line(command: str, settings: Frozen, said: Collection[str] = ()) -> str:
+    """The command that gives these settings: every flag that differs from its default, or its preset's; and those of
+    `said` that would come from the run that it starts from if they were not said."""
     kind = type(settings)
     usual, preset = kind(), getattr(settings, "preset", "default")
     if preset != "default":  # what the user has set back to the default differs from the preset
         usual = validate(kind, with_preset(kind, {}, preset)).model_copy(update={"preset": "default"})
-    return shlex.join(["rl4nlu", command, *_changed(settings, usual, "--")])
+    started = any(getattr(settings, source, None) for source in SOURCES)
+    kept = set(said) & set(BROUGHT) if started else set()
+    return shlex.join(["rl4nlu", command, *_changed(settings, usual, "--", kept)])
 
 
-def _changed(settings: BaseModel, default: BaseModel, prefix: str) -> list[str]:
+def _changed(settings: BaseModel, default: BaseModel, prefix: str, kept: Collection[str] = ()) -> list[str]:
     words: list[str] = []
     for name in type(settings).model_fields:
         value, usual = getattr(settings, name), getattr(default, name)
         flag = prefix + name.replace("_", "-")
         if isinstance(value, BaseModel):
             words += _changed(value, usual, f"{flag}.")
-        elif value != usual:
+        elif value != usual or name in kept:
             negated = prefix + "no-" + name.replace("_", "-")
             words += [flag if value else negated] if isinstance(value, bool) else [flag, str(value)]
     return words
@@ -178,6 +181,24 @@ def _flag(args: Sequence[str], name: str) -> str | None:
     return None
 
 
+def _named(kind: type[Frozen], args: Sequence[str]) -> set[str]:
+    """The settings that flags give, with the group in front of those in one."""
+    known = set(names(kind))
+    flags = [arg[2:].partition("=")[0].replace("-", "_") for arg in args if arg.startswith("--")]
+    return {flag if flag in known else flag.replace("no_", "", 1) for flag in flags}
+
+
+def _as_said(found: S, base: S, named: set[str]) -> S:
+    """Settings in which what was said counts as set, and what is a default does not: the parser sets all of them."""
+    values: dict[str, Any] = {}
+    for name in type(found).model_fields:
+        value = getattr(found, name)
+        inner = {one.partition(".")[2] for one in named if one.startswith(f"{name}.")}
+        values[name] = _as_said(value, getattr(base, name), inner) if isinstance(value, Frozen) else value
+    said = base.model_fields_set | {name.partition(".")[0] for name in named}
+    return type(found).model_construct(said, **values)
+
+
 def _flags_over(kind: type[S], base: S, args: list[str], prog: str) -> S:
     if not args:
         return vetted(base)
@@ -192,7 +213,7 @@ def _flags_over(kind: type[S], base: S, args: list[str], prog: str) -> S:
         with contextlib.redirect_stderr(said):
             found = tyro.cli(shown, default=base, args=args, prog=prog)
         given = {name: getattr(found, name) for name in shown.model_fields}
-        return vetted(found if shown is kind else base.model_copy(update=given))
+        return vetted(_as_said(found, base, _named(kind, args)) if shown is kind else base.model_copy(update=given))
     except SystemExit:
         raise UserError(f"{of_parser(said.getvalue())}; see: {prog} --help") from None
     finally:

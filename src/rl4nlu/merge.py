@@ -83,9 +83,8 @@ def merge(run: Path, out: Path, dtype: str = "base", name: str | None = None, mo
         UserError: there is nothing to merge, the disk has no room, or the merged model says something else.
     """
     found = mergeable(run)
-    if model is not None:
-        base = base_now(run, found.base, model)
-        found = replace(found, settings=found.settings.model_copy(update={"model": base}))
+    base = base_now(run, found.base, model)
+    found = replace(found, settings=found.settings.model_copy(update={"model": base}))
     chosen = _dtype_of(found.base) if dtype == "base" else dtype
     whole, tokenizer = _load(found, chosen)
     size = sum(weight.numel() * weight.element_size() for weight in whole.parameters())

@@ -236,7 +236,7 @@ def prepare_prediction(run: Path, settings: PredictSettings) -> PredictionRows:
         check_labels(run, task)
     else:
         names = ("task", "model", "decode", "device", "dtype", "max_tokens", "seed")
-        values = {name: getattr(settings, name) for name in names}
+        values = settings.model_dump(include=set(names) & settings.model_fields_set)
         asked = follow(run, validate(EvaluateSettings, {**values, "adapter": run}))
         _check_model(asked)
         task = one_task(run, asked.task or "")

@@ -14,6 +14,7 @@ from . import config, files, processes, say, settings, track
 from .errors import Diverged, Halted, NoSpace, OutOfMemory, PeerLost, UserError, did_you_mean_path
 from .lock import is_locked, lock
 from .names import short
+from .sources import mark_of
 from .stop import Interrupted, deferred
 from .tasks.own import digests, dump, is_file
 
@@ -103,7 +104,9 @@ class Run:
             own = [Path(name) for name in names if is_file(name)]
             for file in own:
                 dump(file, path / "tasks" / file.name)
-            files.write_text(path / "command.txt", f"{config.command_line(command, settings)}\n")
+            files.write_text(
+                path / "command.txt", f"{config.command_line(command, settings, settings.model_fields_set)}\n"
+            )
             files.write_json(
                 path / "environment.json",
                 {
@@ -111,6 +114,7 @@ class Run:
                     "processes": processes.count(),
                     "folder": os.getcwd(),
                     **({"tables": {file.name: digests(file) for file in own}} if own else {}),
+                    **({"weights": mark} if (mark := mark_of(settings.model or "")) else {}),
                 },
             )
             run.note("running")
@@ -325,6 +329,12 @@ def command_of(path: Path) -> str:
     file = path / "command.txt"
     words = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
     return words[1] if len(words) > 1 else ""
+
+
+def of_other_weights(path: Path, model: str) -> bool:
+    """Whether a run was made with weights that are no longer those of `model`; where one of them is not known: no."""
+    was, now = files.read_json(path / "environment.json").get("weights"), mark_of(model)
+    return None not in (was, now) and was != now
 
 
 def environment() -> dict[str, str]:

@@ -123,7 +123,7 @@ def versions(folder: Path) -> dict[str, Any]:
         UserError: the file is not what it should be.
     """
     found = _object(folder / "environment.json", _VERSIONS)
-    return {name: value for name, value in found.items() if name != "folder"}
+    return {name: value for name, value in found.items() if name not in ("folder", "weights")}
 
 
 def _object(path: Path, kind: TypeAdapter[Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from . import say
 from .config import validate
 from .errors import UserError
-from .run import command_of, read_config
-from .settings import PRESETS, ClassifySettings, EvaluateSettings, LoraSettings, PromptSettings, TrainSettings
+from .run import command_of, of_other_weights, read_config
+from .settings import BROUGHT, PRESETS, ClassifySettings, EvaluateSettings, PromptSettings, TrainSettings
 from .sources import MINI, base_of, check_adapter, check_model, source_of
 from .tasks import Task, find, find_all
 
@@ -30,27 +30,37 @@ def follow(run: Path, settings: S) -> S:
     trained = trained_settings(run)
     base = base_now(run, trained.model or base_of(run), settings.model)
     changes: dict[str, Any] = {"model": base, "template": settings.template or trained.template}
-    changes |= {"chat": settings.chat or trained.chat, "max_length": settings.max_length or trained.max_length}
-    changes |= {"reason": settings.reason or trained.reason, "quantize": settings.quantize or trained.quantize}
-    changes |= {"task": settings.task or own_task(run, trained.task), "data": settings.data or trained.data}
-    if trained.shots and not settings.shots:  # the very examples it was trained with
-        chosen = trained.seed if trained.shots_seed is None else trained.shots_seed
-        changes |= {"shots": trained.shots, "shots_seed": chosen}
-    if isinstance(settings, EvaluateSettings) and not settings.seed:  # the seed of a result is that of its training
-        changes["seed"] = trained.seed
-    return validate(type(settings), settings.model_copy(update=changes).model_dump())
+    changes |= {name: getattr(settings, name) or getattr(trained, name) for name in ("max_length", "quantize", "data")}
+    changes["task"] = settings.task or own_task(run, trained.task)
+    said = settings.model_fields_set
+    for name in BROUGHT:  # of a result the seed is that of its training
+        usual = getattr(settings, name)
+        if name not in said and (name != "seed" or isinstance(settings, EvaluateSettings)):
+            changes |= {name: value} if (value := getattr(trained, name)) != usual else {}
+    if trained.shots and changes.get("shots", settings.shots) and settings.shots_seed is None:  # the very examples
+        changes["shots_seed"] = trained.seed if trained.shots_seed is None else trained.shots_seed
+    return validate(type(settings), {**settings.model_dump(include=set(said)), **changes})
 
 
 def base_now(run: Path, known: str | None, given: str | None) -> str | None:
     """The base model of a run's adapter: as the run names it, or the folder that it was moved to.
 
     Raises:
-        UserError: the model that is given is another one.
+        UserError: the model that is given is another one, or the weights of that name have been replaced.
     """
+    replaced = known is not None and of_other_weights(run, known)
     if given in (None, known):
+        if replaced:
+            raise UserError(
+                f"{run}: its adapter was trained on other weights than those that {known} has now; give the folder of "
+                "the old ones with --model, or train it again"
+            )
         return known
-    if known == MINI or Path(known or "").is_dir() or not Path(given or "").is_dir():
+    there = known == MINI or Path(known or "").is_dir()
+    if (there and not replaced) or not Path(given or "").is_dir():
         raise UserError(f"--model {given}: the adapter in {run} was trained on {known}; leave --model out")
+    if replaced and of_other_weights(run, given or ""):
+        raise UserError(f"--model {given}: these are not the weights that the adapter in {run} was trained on either")
     say.note(f"note: the adapter names {known} as its base model, and {given} is taken for it")
     return given
 
@@ -72,8 +82,10 @@ def continue_from(settings: T) -> T:
     followed = follow(settings.init, settings)
     lora = trained_settings(settings.init).lora
     of_preset = PRESETS.get(type(settings), {}).get(settings.preset, {}).get("lora", {})
-    if settings.lora not in (LoraSettings(), LoraSettings(**of_preset), lora):
-        raise UserError(f"lora: the adapter in {settings.init} has {lora}; leave the lora settings out")
+    for name in settings.lora.model_fields_set:
+        value, its = getattr(settings.lora, name), getattr(lora, name)
+        if value not in (its, of_preset.get(name, its)):
+            raise UserError(f"lora.{name}: that of the adapter in {settings.init} is {its}; leave it out")
     return followed.model_copy(update={"lora": lora})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .ask import EvaluateSettings, PredictSettings
-from .base import BESIDE, ELSEWHERE, MEMORY, SOURCES, Frozen, LoraSettings, PromptSettings, Settings
+from .base import BESIDE, BROUGHT, ELSEWHERE, MEMORY, SOURCES, Frozen, LoraSettings, PromptSettings, Settings
 from .presets import PRESETS
 from .tools import (
     CheckSettings,
@@ -22,6 +22,7 @@ from .train import ClassifySettings, PpoSettings, SftSettings, TrainSettings
 
 __all__ = [
     "BESIDE",
+    "BROUGHT",
     "COMMANDS",
     "ELSEWHERE",
     "MEMORY",

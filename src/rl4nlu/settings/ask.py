@@ -61,4 +61,4 @@ class PredictSettings(Frozen):
     max_tokens: int = Field(4096, ge=16)
     """Tokens in a micro-batch; memory, not the result (but for rounding, and the masks of LoRA's dropout)."""
     seed: int = Field(0, ge=0)
-    """Of sampled answers."""
+    """Of sampled answers (default: that of the run)."""

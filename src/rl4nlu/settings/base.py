@@ -18,6 +18,8 @@ MEMORY = {"device", "max_tokens", "save_every"}
 """Settings that change the last bits of what comes out at most, but for the masks of dropout."""
 SOURCES = ("init", "adapter")
 """Settings that name the run to start from."""
+BROUGHT = ("chat", "shots", "reason", "seed")
+"""Settings that come with that run where they are not given, and of which no value means "not given"."""
 BESIDE = {"track"}
 """Settings that change nothing of what comes out."""
 

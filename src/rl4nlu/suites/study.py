@@ -15,7 +15,7 @@ from ..names import short
 from ..plan import Group, Job, Plan, show
 from ..progress import lasting
 from ..reopen import differing
-from ..run import command_of, read_config
+from ..run import command_of, of_other_weights, read_config
 from ..tables import main_metric
 from ..tasks.own import changed_since, is_file
 from .search import propose
@@ -247,13 +247,20 @@ def check_same(plan: Plan, job: Job, out: Path, chosen: Mapping[Group, Mapping[s
                 f"{folder}: {start}was made with settings that are none now ({wrong}); {ways_out}"
             ) from None
         preset = getattr(planned, "preset", "default")
-        usual = validate(type(planned), with_preset(type(planned), {}, preset))
+        of_preset = with_preset(type(planned), {}, preset)
+        usual, said = validate(type(planned), of_preset), planned.model_fields_set - of_preset.keys()
         for key, was, now in differing(saved, planned):
             inherited = one.source is not None and key in INHERITED
-            if not (inherited and now == getattr(usual, key)):
+            if not (inherited and key not in said and now == getattr(usual, key)):
                 differs = f"was made with {key} {show(was)}, and the suite now says {show(now)}"
                 raise UserError(f"{folder}: {start}{differs}; {ways_out}")
-    for name in (part.strip() for part in (plan.settings(job, out, chosen).task or "").split(",")):
+    settings = plan.settings(job, out, chosen)
+    if of_other_weights(folder, settings.model or ""):
+        raise UserError(
+            f"{folder}: was made with other weights than those that {settings.model} has now; put them back, or remove "
+            "this folder to make the run again"
+        )
+    for name in (part.strip() for part in (settings.task or "").split(",")):
         if is_file(name) and (changed := changed_since(Path(name), folder)):
             raise UserError(f"{folder}: was made before {changed} was changed; {ways_out}")
 
