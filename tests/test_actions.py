@@ -266,6 +266,19 @@ def test_prompts_that_are_left_out_keep_their_entropy_bonus(gradients, estimator
     found, entropy_alone = (gradient_of(one, policy, flat, gradients) for one in (chosen, kept))
     assert float(entropy_alone.abs().max()) > 1e-5
     assert torch.allclose(found, entropy_alone, rtol=1e-4, atol=1e-7)
+    # where some are left out, it is still the mean over the tokens of all
+    score = torch.ones_like(rollout.score_N)
+    score[0] = -1.0
+    some = replace(rollout, score_N=score, ref_logp_NA=rollout.logp_NA)
+    without = gradient_of(settings(**{**common, "entropy_coef": 0}), policy, some, gradients)
+    bonus = gradient_of(settings(**common), policy, some, gradients) - without
+    assert torch.allclose(bonus, entropy_alone, rtol=1e-3, atol=1e-6)
+
+
+def test_a_critic_that_warms_up_to_the_end_is_refused(tiny_model, tmp_path):
+    values = {"task": "mini/question", "model": str(tiny_model), "max_steps": 3, "critic_warmup": 3, "eval_limit": 4}
+    with pytest.raises(UserError, match="the run has 3 steps, and the policy would learn in none; give fewer"):
+        ppo.ppo(validate(PpoSettings, {**values, "out": tmp_path / "run"}))
 
 
 def test_a_task_is_asked_with_the_bias_of_the_one_that_teaches_it():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rl4nlu import data
 from rl4nlu.ask import ask, encode
 from rl4nlu.calibrate import ask_calibrated, calibrate, mean_logp
+from rl4nlu.errors import UserError
 from rl4nlu.models import load_policy
 from rl4nlu.settings import EvaluateSettings
 from rl4nlu.tasks import find
@@ -108,3 +109,18 @@ def test_a_cue_that_shows_a_field_gives_each_row_a_prior_of_its_own(policy):
     cues = [question.prompter.cue(example) for example in examples]
     assert cues == ["Does b mean the same in both?", "Does d mean the same in both?"]
     assert len(list(ask_calibrated(policy, question, "domain", EvaluateSettings()))) == 2
+
+
+def test_a_template_without_a_cue(policy):
+    """Of a prompt without a token nothing can be asked: contextual leaves it out, domain has nothing else."""
+    task = replace(find("mini/sentiment"), plain="{sentence}")
+    question = encode(policy, task, EvaluateSettings(), data.load(find("mini/sentiment"), "dev", limit=4))
+    assert question.prompter.cue(question.rows[0].prompt.example) == ""
+    found = list(ask_calibrated(policy, question, "contextual", EvaluateSettings()))
+    assert len(found) == 4
+    words = [f" {task.words[label]}\n" for label in task.labels]
+    prior = np.exp(first_token_logp(policy, ["N/A", "[MASK]"], words)).mean(0)
+    expected = np.exp(first_token_logp(policy, [question.rows[0].prompt.text], words))[0] / prior
+    assert np.exp(list(found[0].scores.values())) == pytest.approx(expected / expected.sum(), abs=1e-5)
+    with pytest.raises(UserError, match="nothing stands behind the last field of mini/sentiment's template"):
+        list(ask_calibrated(policy, question, "domain", EvaluateSettings()))

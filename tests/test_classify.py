@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
+from tokenizers import processors
 
 from models_zoo import bert_folder
 from rl4nlu import data
@@ -22,6 +25,7 @@ from rl4nlu.errors import UserError
 from rl4nlu.merge import merge
 from rl4nlu.methods import classify, sft
 from rl4nlu.methods.evaluate import evaluate as evaluate_prompted
+from rl4nlu.models import load_policy
 from rl4nlu.settings import ClassifySettings, EvaluateSettings, SftSettings
 from rl4nlu.sources import mini_folder
 from rl4nlu.tasks import Example, find
@@ -80,6 +84,46 @@ def test_an_encoder_reads_pairs_with_its_own_separator(tiny_bert):
     decoder = classifier_for("glue/rte", "mini")
     read = decoder.tokenizer.decode(decoder.encode(("It rains.", "It is wet."))["input_ids"])
     assert "It rains.\nIt is wet." in read.replace(" It is", "It is")
+
+
+def test_two_texts_have_one_beginning_for_a_decoder_that_marks_it(tmp_path):
+    """Tokenizers that put a mark in front of a text put one in front of the second, too, if they are given two."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(mini_folder())
+    pieces = [("<s>", 1), ("</s>", 2)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A <s> $B </s>", special_tokens=pieces
+    )
+    marked = replace(classifier_for("glue/rte", "mini"), tokenizer=tokenizer, max_length=12)
+    bare = classifier_for("glue/rte", "mini").encode(("It rains.", "It is wet."))["input_ids"]
+    found = marked.encode(("It rains.", "It is wet."))
+    assert found == {"input_ids": [1, *bare, 2], "attention_mask": [1] * (len(bare) + 2)}
+    assert tokenizer("It rains.\n", "It is wet.")["input_ids"].count(1) == 2  # what would have been read
+    assert marked.encode(("It rains.",))["input_ids"] == tokenizer("It rains.")["input_ids"]
+    long = ("It rains. " * 9, "It is wet.")
+    assert len(marked.encode(long)["input_ids"]) == 12
+    assert marked.encode(long)["input_ids"][-1] == 2
+    whole = len(tokenizer("It rains. " * 9 + "\n")["input_ids"]) + len(tokenizer("It is wet.")["input_ids"]) - 2
+    assert marked.excess(long) == whole - 12
+    assert marked.excess(("It rains.", "It is wet.")) == 0
+
+
+def test_a_pad_token_behind_the_last_embedding_is_not_read(tmp_path):
+    """As of copies of Llama-2 whose tokenizer has a <pad> that their embeddings lack."""
+    folder = shutil.copytree(mini_folder(), tmp_path / "padded")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<fill>"})
+    tokenizer.save_pretrained(folder)
+    assert tokenizer.pad_token_id == 8192
+    rows = data.load(find("mini/sentiment"), "dev", limit=4)
+    predictions = list(ask(classifier_for("mini/sentiment", folder), rows))
+    assert [p.scores for p in predictions] == [p.scores for p in ask(classifier_for("mini/sentiment", "mini"), rows)]
+    assert load_policy(str(folder)).pad == 0
+
+
+def test_weights_that_are_all_trained_are_in_float32(tiny_bert):
+    chosen = settings(tiny_bert, dtype="bfloat16")
+    with pytest.raises(UserError, match=r"--dtype bfloat16: all weights of .* are trained, .*; leave --dtype out"):
+        load_classifier(chosen, find("glue/rte"))
 
 
 def test_the_longer_text_is_cut_and_the_rows_are_counted(tiny_bert):

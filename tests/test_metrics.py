@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from rl4nlu.metrics import METRICS, Judged, Outcome, compute, normalise, value_of
+from rl4nlu.metrics import METRICS, Judged, Outcome, compute, confidence_of, normalise, value_of
 from rl4nlu.tasks import TASKS, Example, find
 
 
@@ -194,6 +194,20 @@ def test_record_takes_the_first_entity_called_right_where_nothing_was_scored():
     # a score overrules what was said: 'Turin' is the likelier of two that are called wrong
     scored = [record_row(0, "2", "Rome", ["Turin"], "False", -3.0), record_row(1, "2", "Turin", ["Turin"], "False", -2)]
     assert value_of("record_em", task, scored) == 1.0
+
+
+def test_record_tells_candidates_apart_that_are_all_but_certain():
+    """log P(True) of -3.1e-7 and -2.1e-9 are both 0 to six places."""
+    task = find("superglue/record")
+    sure = [{"False": -15.0, "True": -3.1e-7}, {"False": -20.0, "True": -2.1e-9}]
+    rows = [
+        record_row(i, "1", entity, ["Turin"], "True", confidence_of(task, scores))
+        for i, (entity, scores) in enumerate(zip(("Rome", "Turin"), sure, strict=True))
+    ]
+    assert value_of("record_em", task, rows) == 1.0
+    assert confidence_of(task, {"False": math.log(0.2), "True": math.log(0.8)}) == pytest.approx(math.log(4), abs=2e-6)
+    assert confidence_of(task, None) is None
+    assert confidence_of(find("glue/stsb"), {"0": -1.0, "5": -0.4}) is None
 
 
 def test_record_f1_counts_a_repeated_word_as_often_as_both_have_it():

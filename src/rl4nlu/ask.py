@@ -14,7 +14,7 @@ from . import processes
 from .forward import score, take_part
 from .guards import check_finite
 from .labels import closed_set_logp, distinguishing
-from .metrics import Outcome
+from .metrics import Outcome, confidence_of
 from .models import Policy
 from .prepare import shots_of
 from .prompts import Prompter, chat_wrapper
@@ -66,8 +66,7 @@ class Prediction:
 
     def outcome(self, task: Task) -> Outcome:
         """What the metrics need of it; of its scores what stands in predictions.jsonl."""
-        confidence = round(self.scores[task.labels[-1]], 6) if self.scores and not task.numeric else None
-        return Outcome(self.example, self.label, confidence)
+        return Outcome(self.example, self.label, confidence_of(task, self.scores))
 
 
 @dataclass(frozen=True)

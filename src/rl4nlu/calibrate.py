@@ -18,6 +18,7 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from .ask import Advance, Prediction, Question, label_logp, scored
+from .errors import UserError
 from .models import Policy
 from .settings import PromptSettings
 
@@ -49,11 +50,17 @@ def ask_calibrated(
     elif method == "contextual":
         example = rows[0].prompt.example
         empty = [replace(example, fields=dict.fromkeys(example.fields, text)) for text in CONTENT_FREE]
-        texts = [question.prompter.prompt(one).text for one in empty]
+        # a template that is its field alone asks nothing of an empty one
+        texts = [text for text in (question.prompter.prompt(one).text for one in empty) if text]
         prior_NK = mean_logp(_logp_of(policy, question, texts, settings.max_tokens))
     else:
         cues = [question.prompter.cue(row.prompt.example) for row in rows]
         once = list(dict.fromkeys(cues))
+        if "" in once:
+            raise UserError(
+                f"--calibrate domain: nothing stands behind the last field of {question.task.name}'s template, so that "
+                "there is no cue to ask alone; put one there, or give --calibrate batch"
+            )
         prior = dict(zip(once, _logp_of(policy, question, once, settings.max_tokens), strict=True))
         prior_NK = np.array([prior[cue] for cue in cues])
     for row, logp in zip(rows, calibrate(logp_NK, prior_NK), strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,21 @@ class Classifier:
         return [tuple(segment.format_map(one) for segment in task.segments) for one in each]
 
     def encode(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Tokens of one text or two, the longer one cut where they are too long together. A decoder's tokenizer puts
-        nothing between two texts: a line break stands there."""
-        read = self._read(texts)
-        return dict(self.tokenizer(*read, truncation="longest_first", max_length=self.max_length))
+        """Tokens of one text or two, the longer one cut where they are too long together. Two that a decoder reads are
+        one text to it, with a line break between them and no mark of a beginning in the middle."""
+        if not self.decoder:
+            return dict(self.tokenizer(*texts, truncation="longest_first", max_length=self.max_length))
+        before, after = self._around
+        room = self.max_length - len(before) - len(after)
+        ids = [*before, *self._bare(texts, truncation="longest_first", max_length=room), *after]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids)}
 
     def excess(self, texts: Sequence[str]) -> int:
         """How many tokens `encode` cuts off them."""
-        return max(0, len(self.tokenizer(*self._read(texts), verbose=False)["input_ids"]) - self.max_length)
+        if not self.decoder:
+            return max(0, len(self.tokenizer(*texts, verbose=False)["input_ids"]) - self.max_length)
+        before, after = self._around
+        return max(0, len(before) + len(self._bare(texts)) + len(after) - self.max_length)
 
     def refuse_long(self, rows: Sequence[Example]) -> None:
         """Let no row through that would have to be cut (--no-truncate).
@@ -83,9 +91,19 @@ class Classifier:
                     "model with a longer context"
                 )
 
-    def _read(self, texts: Sequence[str]) -> list[str]:
+    def _bare(self, texts: Sequence[str], **cut: Any) -> list[int]:
+        """What a decoder reads of one text or two, without what its tokenizer puts around a text."""
         first, *second = texts
-        return [first + "\n", *second] if second and self.decoder else [first, *second]
+        read = [first + "\n", *second] if second else [first]
+        found: list[int] = self.tokenizer(*read, add_special_tokens=False, verbose=False, **cut)["input_ids"]
+        return found
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and behind a text."""
+        bare, whole = self._bare(["a"]), self.tokenizer("a")["input_ids"]
+        before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[:before], whole[before + len(bare) :]
 
     def targets(self, example: Example) -> list[float | int]:
         """What the head should say of each of the row's texts."""
@@ -164,6 +182,11 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
     lora = settings.tune == "lora" or (settings.tune == "auto" and decoder)
     torch.manual_seed(derive(settings.seed, "head"))
     dtype, quantize = _dtype(settings.dtype, lora, place), settings.quantize or "none"
+    if dtype != torch.float32 and not lora:
+        raise UserError(
+            f"--dtype {settings.dtype}: all weights of {name} are trained, which takes float32; leave --dtype "
+            "out, or add --tune lora"
+        )
     if quantize != "none" and not lora:
         raise UserError(f"--quantize {quantize}: all weights of {name} are trained, and stay whole; add --tune lora")
     # a model that is trained whole is small, and its fresh head is to be the same on every device
@@ -268,7 +291,8 @@ def _load(
         )
     except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         raise UserError(cannot_load(name, wrong, "a classifier")) from None
-    if tokenizer.pad_token_id is None:
+    padding = tokenizer.pad_token_id  # of some tokenizers it is behind the last embedding
+    if padding is None or padding >= model.get_input_embeddings().weight.shape[0]:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     if decoder:

@@ -191,12 +191,13 @@ def _named(kind: type[Frozen], args: Sequence[str]) -> set[str]:
 def _as_said(found: S, base: S, named: set[str]) -> S:
     """Settings in which what was said counts as set, and what is a default does not: the parser sets all of them."""
     values: dict[str, Any] = {}
-    for name in type(found).model_fields:
+    kind: type[S] = type(found)
+    for name in kind.model_fields:
         value = getattr(found, name)
         inner = {one.partition(".")[2] for one in named if one.startswith(f"{name}.")}
         values[name] = _as_said(value, getattr(base, name), inner) if isinstance(value, Frozen) else value
     said = base.model_fields_set | {name.partition(".")[0] for name in named}
-    return type(found).model_construct(said, **values)
+    return kind.model_construct(said, **values)
 
 
 def _flags_over(kind: type[S], base: S, args: list[str], prog: str) -> S:

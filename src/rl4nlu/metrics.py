@@ -16,11 +16,12 @@ import math
 import re
 import string
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.special import logsumexp
 
 from .seeding import generator
 from .soft_metrics import SOFT
@@ -37,7 +38,7 @@ class Outcome:
     prediction: str | None
     """A label of the task, a number as text, or None where no answer could be parsed."""
     confidence: float | None = None
-    """log P(the last label), where labels were scored: ranks the candidates of a group."""
+    """Log-odds of the last label, where labels were scored: ranks the candidates of a group."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,15 @@ def _best_entity(score: Callable[[str, str], float]) -> Callable[[Task, list[Out
         return max(score(meta["entity"], answer) for answer in meta["answers"])
 
     return value
+
+
+def confidence_of(task: Task, scores: Mapping[str, float] | None) -> float | None:
+    """Log-odds of a task's last label, of scores as predictions.jsonl has them. Its log-probability alone is 0 to six
+    places for every candidate that a policy is sure of. None where nothing was scored, or the answer is a number."""
+    if not scores or task.numeric:
+        return None
+    *others, last = (round(scores[label], 6) for label in task.labels)
+    return float(last - logsumexp(others))
 
 
 def chosen(task: Task, rows: Sequence[Outcome]) -> Outcome:

@@ -57,8 +57,10 @@ class Policy:
 
     @property
     def pad(self) -> int:
-        """A valid token id to fill up with; masks, not ids, say what counts, so that pad may equal EOS."""
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        """A token id to fill up with, of which there is an embedding: some tokenizers have a pad token behind the last
+        one. Masks, not ids, say what counts, so that pad may equal EOS."""
+        found = self.tokenizer.pad_token_id
+        return found if found is not None and found < self.model.get_input_embeddings().weight.shape[0] else 0
 
     @property
     def end_tokens(self) -> set[int]:

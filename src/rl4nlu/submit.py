@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .metrics import Outcome, chosen
+from .metrics import Outcome, chosen, confidence_of
 from .run import read_results
 from .server import BY_TASK, FILES, HEADER, META, SHOWN, ServerFile, check_zip
 from .tasks import TASKS, Example
@@ -160,10 +160,9 @@ def _lines(file: ServerFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]
     elif file.task == "superglue/record":
         queries: dict[int, list[Outcome]] = defaultdict(list)
         for row in rows:
-            confidence = row["scores"][task.labels[-1]] if row.get("scores") else None
-            queries[row["meta"]["query"]].append(
-                Outcome(Example(row["id"], {}, None, meta=row["meta"]), row["prediction"], confidence)
-            )
+            example = Example(row["id"], {}, None, meta=row["meta"])
+            outcome = Outcome(example, row["prediction"], confidence_of(task, row.get("scores")))
+            queries[row["meta"]["query"]].append(outcome)
         for query, candidates in queries.items():
             yield json.dumps({"idx": query, "label": chosen(task, candidates).example.meta["entity"]})
     else:

@@ -31,6 +31,7 @@ from ..ask import Question, label_logp
 from ..calibrate import mean_logp
 from ..collapse import Watch
 from ..curriculum import most_uncertain
+from ..errors import UserError
 from ..forward import take_part
 from ..guards import not_finite
 from ..losses import Loss, expected_loss, ppo_loss, sft_loss
@@ -68,6 +69,11 @@ def train(
     """The training loop. Returns the number of steps, each a rollout and its inner epochs, and which one was kept."""
     policy.model.eval()  # no dropout, so that the first ratio is one
     steps = optim.steps_of(settings, len(mixture))
+    if settings.critic_warmup >= steps:
+        raise UserError(
+            f"--critic-warmup {settings.critic_warmup}: the run has {steps} steps, and the policy would learn in none; "
+            "give fewer, or a higher --max-steps or --epochs"
+        )
     base = optim.base_rate(settings, policy, LEARNING_RATE)
     optimizer = optim.make_optimizer(settings, policy.trainable())
     best = BestState(policy, held, settings, steps)
@@ -327,15 +333,15 @@ class Goal:
             settings.clip,
             settings.value_clip,
             settings.value_coef if settings.estimator == "gae" else 0.0,
-            settings.entropy_coef,
+            0.0,  # entropy: below
             rollout.ref_logp_NA[n, :A],
             self.kl_coef if settings.estimator == "grpo" else 0.0,
         )
-        # prompts that are left out keep their entropy bonus: it alone can make their answers differ again
-        entropy_nA = torch.where(rollout.mask_NA[n, :A], now.entropy_nA, 0.0)
-        left_out = torch.where(self.mask_NA[n, :A], 0.0, entropy_nA).sum() / self.whole
-        total = loss.total - settings.entropy_coef * left_out
-        loss = Loss(total, {**loss.parts, "loss": total.item(), "entropy": entropy_nA.sum().item() / self.whole})
+        # prompts that are left out keep their entropy bonus, which alone can make their answers differ again: it is the
+        # mean over all tokens
+        entropy = torch.where(rollout.mask_NA[n, :A], now.entropy_nA, 0.0).sum() / self.whole
+        total = loss.total - settings.entropy_coef * entropy
+        loss = Loss(total, {**loss.parts, "loss": total.item(), "entropy": entropy.item()})
         return loss, (now.gold_logp_bA, now.gold_mask_bA)
 
     def _exact(

@@ -16,7 +16,7 @@ from .. import saved, say, yamls
 from ..compare import Difference, compare, difference_of_means, holm
 from ..config import validate
 from ..errors import UserError
-from ..metrics import Outcome
+from ..metrics import Outcome, confidence_of
 from ..run import command_of
 from ..settings import RUNS
 from ..tables import grid, heads, is_unseeded, split_of
@@ -288,7 +288,7 @@ def outcomes_of(task: Task, predictions: Sequence[dict[str, Any]]) -> list[Outco
     found = []
     for row in predictions:
         if row.get("task", task.name) == task.name:
-            found.append(Outcome(example_of(task, row), row["prediction"], _confidence(task, row)))
+            found.append(Outcome(example_of(task, row), row["prediction"], confidence_of(task, row.get("scores"))))
     return found
 
 
@@ -296,7 +296,3 @@ def example_of(task: Task, row: Mapping[str, Any]) -> Example:
     """The row of a data set that a prediction is about, without its texts."""
     places = {name: row.get(name) for name in ("group", "document")}
     return Example(row["id"], {}, row["gold"], **places, meta=row.get("meta", {}))
-
-
-def _confidence(task: Task, row: Mapping[str, Any]) -> float | None:
-    return row["scores"][task.labels[-1]] if row.get("scores") and not task.numeric else None
