@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -191,13 +191,12 @@ def _named(kind: type[Frozen], args: Sequence[str]) -> set[str]:
 def _as_said(found: S, base: S, named: set[str]) -> S:
     """Settings in which what was said counts as set, and what is a default does not: the parser sets all of them."""
     values: dict[str, Any] = {}
-    kind: type[S] = type(found)
-    for name in kind.model_fields:
+    for name in type(found).model_fields:
         value = getattr(found, name)
         inner = {one.partition(".")[2] for one in named if one.startswith(f"{name}.")}
         values[name] = _as_said(value, getattr(base, name), inner) if isinstance(value, Frozen) else value
     said = base.model_fields_set | {name.partition(".")[0] for name in named}
-    return kind.model_construct(said, **values)
+    return cast("S", type(found).model_construct(said, **values))
 
 
 def _flags_over(kind: type[S], base: S, args: list[str], prog: str) -> S:
