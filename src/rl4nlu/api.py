@@ -25,7 +25,7 @@ from typing import Any
 
 from . import stop
 from .commands.common import make_run, need
-from .config import validate, with_preset
+from .config import counted, validate, with_preset
 from .errors import UserError
 from .files import Log
 from .settings import RUNS, PredictSettings, ResumeSettings
@@ -156,7 +156,7 @@ def predict(run: Any, rows: Iterable[Mapping[str, Any]], **settings: Any) -> lis
         given.write_text("".join(lines), encoding="utf-8")
         if isinstance(settings.get("model"), Path):
             settings["model"] = str(settings["model"])
-        run_it(_path(run), validate(PredictSettings, {**settings, "input": given, "output": answers}))
+        run_it(_path(run), counted(validate(PredictSettings, {**settings, "input": given, "output": answers})))
         return [row for _, row in Log(answers).lines()]
 
 
@@ -225,7 +225,7 @@ def _run(command: str, **values: Any) -> Finished:
     if isinstance(known.get("task"), list | tuple | Path):
         tasks = [known["task"]] if isinstance(known["task"], Path) else known["task"]
         known["task"] = ",".join(map(str, tasks))
-    settings = validate(RUNS[command], with_preset(RUNS[command], known))
+    settings = counted(validate(RUNS[command], with_preset(RUNS[command], known)))
     need(settings, None if known.get("adapter") else "task")
     with _interruptible():
         run, results = make_run(command, settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import data, say
-from .config import read_yaml, validate, with_preset
+from .config import counted, read_yaml, validate, with_preset
 from .errors import UserError
 from .plan import Job, Pick, Plan, make_plan
 from .prompts import Prompter
@@ -65,7 +65,8 @@ def check_settings(
     named = [command for command in RUNS if command in first]
     fitting = [command for command, kind in RUNS.items() if set(values) <= set(kind.model_fields)]
     command = next(iter(named or fitting), "sft")
-    settings = validate(RUNS[command], with_preset(RUNS[command], {**values, **({"model": model} if model else {})}))
+    values = {**values, **({"model": model} if model else {})}
+    settings = counted(validate(RUNS[command], with_preset(RUNS[command], values)))
     rows = max(max_bad_rows, settings.max_bad_rows)
     settings = settings.model_copy(update={"data": folder or settings.data, "max_bad_rows": rows})
     said = [f"{path}: settings of {command}"]

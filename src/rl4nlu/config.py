@@ -18,10 +18,10 @@ from . import files, yamls
 from .errors import UserError, did_you_mean, did_you_mean_path
 from .mistakes import of_flags, of_parser, of_value
 from .redact import redact
-from .settings import BROUGHT, PRESETS, SOURCES, Frozen, Settings, SuiteFlags, SuiteSettings
+from .settings import BROUGHT, PRESETS, SOURCES, Frozen, Settings, SuiteFlags, SuiteSettings, idle
 from .settings.describe import names
 
-__all__ = ["command_line", "names", "parse", "read_yaml", "save", "validate", "vetted", "with_preset"]
+__all__ = ["command_line", "counted", "names", "parse", "read_yaml", "save", "validate", "vetted", "with_preset"]
 
 S = TypeVar("S", bound=Frozen)
 ALONE = {"ray": "local"}
@@ -50,7 +50,7 @@ def parse(kind: type[S], args: Sequence[str], prog: str) -> S:
         base = validate(kind, values)
     except UserError as wrong:
         raise UserError(f"{where}{wrong}") from None
-    return _flags_over(kind, base, rest, prog)
+    return counted(_flags_over(kind, base, rest, prog))
 
 
 def with_preset(kind: type[Frozen], values: dict[str, Any], preset: str | None = None) -> dict[str, Any]:
@@ -120,6 +120,17 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(inner, name)
+
+
+def counted(settings: S) -> S:
+    """The settings, if each that somebody gave does something.
+
+    Raises:
+        UserError: one does not, beside the others.
+    """
+    if waste := idle(settings):
+        raise UserError("; ".join(waste.values()))
+    return settings
 
 
 def save(settings: Settings, path: Path) -> None:

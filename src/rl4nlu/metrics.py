@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import logsumexp
 
 from .seeding import generator
 from .soft_metrics import SOFT
@@ -176,7 +175,7 @@ def confidence_of(task: Task, scores: Mapping[str, float] | None) -> float | Non
     if not scores or task.numeric:
         return None
     *others, last = (round(scores[label], 6) for label in task.labels)
-    return float(last - logsumexp(others))
+    return float(last - np.logaddexp.reduce(others))
 
 
 def chosen(task: Task, rows: Sequence[Outcome]) -> Outcome:

@@ -189,11 +189,12 @@ def mark_of(model: str) -> str | None:
     """What tells the weights of a model from others that had its name: a SHA-256 over the sizes and evenly spaced parts
     of its files. None where no folder holds it: on the hub a name stands for its weights."""
     folder = mini_folder() if model == MINI else Path(model)
+    files = sorted(folder.glob("*.safetensors")) if model and folder.is_dir() else []
     found = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+    for path in files:
         stat = path.stat()
         found.update(_mark_of_file(path, stat.st_size, stat.st_mtime_ns))
-    return found.hexdigest() if folder.is_dir() else None
+    return found.hexdigest() if files else None
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import validate, with_preset
 from ..errors import UserError
-from ..settings import RUNS, Resources, SearchSettings, Settings
+from ..settings import RUNS, Resources, SearchSettings, Settings, idle, without_idle
 from .values import Range, nested, show
 
 Group = tuple[str, str]
@@ -131,6 +131,8 @@ class Plan:
             values["adapter" if job.command == "evaluate" else "init"] = out / job.source
         try:
             settings = validate(kind, with_preset(kind, nested(values)))
+            if idle(settings):  # of common, say: it counts in others
+                settings = validate(kind, without_idle(settings))
             if settings.model is None and not job.source:
                 raise UserError("model is missing, e.g. model: mini")
             if job.steps is None:

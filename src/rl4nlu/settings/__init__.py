@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .ask import EvaluateSettings, PredictSettings
 from .base import BESIDE, BROUGHT, ELSEWHERE, MEMORY, SOURCES, Frozen, LoraSettings, PromptSettings, Settings
+from .idle import idle, without_idle
 from .presets import PRESETS
 from .tools import (
     CheckSettings,
@@ -50,6 +51,8 @@ __all__ = [
     "SuiteFlags",
     "SuiteSettings",
     "TrainSettings",
+    "idle",
+    "without_idle",
 ]
 
 COMMANDS: dict[str, type[Frozen]] = {
