@@ -94,7 +94,8 @@ FILES: dict[str, str] = {
 STATES: dict[str, str] = {
     "running": "a process works in it",
     "finished": "all is done; see results.json",
-    "stopped": "a signal, a full disk or too little memory ended it; `rl4nlu resume RUN` goes on",
+    "stopped": "a signal, a full disk, too little memory or the end of another process of the run ended it; "
+    "`rl4nlu resume RUN` goes on",
     "killed": "its process is gone without a word; `rl4nlu resume RUN` goes on from the last checkpoint",
     "diverged": "a loss, a gradient or a log-probability was not finite; diverged.json names the rows. Lower "
     "--learning-rate, or look at the rows",
@@ -104,7 +105,7 @@ STATES: dict[str, str] = {
 
 EXIT_CODES: dict[str, str] = {
     "0": "done",
-    "1": "runs of a suite failed",
+    "1": "runs of a suite failed, or a mistake of the program itself, with its traceback",
     "2": "a mistake in the input; one line says what and how to mend it",
     "3": "the training diverged; diverged.json names the rows",
     "4": "the disk is full; the last checkpoint is whole",
