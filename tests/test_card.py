@@ -281,6 +281,10 @@ def test_an_adapter_does_not_go_onto_other_weights_of_its_models_name(tmp_path, 
             assert "trained on other weights than those that base has now" in " ".join(capsys.readouterr().err.split())
             assert main([*words, "--model", "third"]) == 2
             assert "not the weights that the adapter" in " ".join(capsys.readouterr().err.split())
+            shutil.move("base", "elsewhere")
+            assert main([*words, "--model", "third"]) == 2
+            assert "not the weights that the adapter" in " ".join(capsys.readouterr().err.split())
+            shutil.move("elsewhere", "base")
         assert main(["evaluate", "--adapter", run, "--model", "old", *short, f"{run}-old"]) == 0
     capsys.readouterr()
     assert main(["ppo", "--init", "run", *train[:2], "--max-steps", "1", "--out", "ppo"]) == 2

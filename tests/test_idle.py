@@ -38,6 +38,7 @@ CASES = [
         ("classify", f"--tune full --lora.{one}", f"--lora.{one.split()[0]}: all weights", f"--lora.{one}")
         for one in ("r 4", "alpha 4", "dropout 0.1", "no-rslora", "target q_proj")
     ),
+    ("classify", "--tune full --dtype bfloat16", "--dtype: all weights are trained", "--dtype bfloat16"),
     ("predict", "--seed 3", "--seed is of sampled answers", "--seed 3 --decode sample"),
     ("suite", "--search.batch 3 --search.sampler random", "search.batch: all trials", "--search.batch 3"),
 ]
@@ -94,3 +95,6 @@ def test_what_a_suite_says_of_all_runs_counts_where_it_can():
     assert (found["sft"].lora.dropout, found["gae"].lora.dropout) == (0.1, 0.0)
     assert found["gae"].lora.r == 4
     assert not any(map(idle, found.values()))
+    own = {**suite, "methods": {"rloo": {"command": "ppo", "estimator": "rloo", "gamma": [0.8, 0.9]}}}
+    with pytest.raises(UserError, match=r"methods\.rloo on mini/question: --gamma discounts later tokens"):
+        make_plan(validate(SuiteSettings, own))

@@ -7,11 +7,11 @@ import shlex
 import pytest
 import yaml
 
-from rl4nlu.config import command_line, parse, validate
+from rl4nlu.config import command_line, parse, validate, with_preset
 from rl4nlu.errors import UserError
 from rl4nlu.methods import sft
-from rl4nlu.settings import EvaluateSettings, PpoSettings, SftSettings
-from rl4nlu.trained import continue_from, follow
+from rl4nlu.settings import EvaluateSettings, LoraSettings, PpoSettings, SftSettings
+from rl4nlu.trained import continue_from, follow, other_than
 
 BROUGHT = {"chat": True, "shots": 2, "reason": 4, "seed": 3}
 KINDS = {"evaluate": EvaluateSettings, "ppo": PpoSettings}
@@ -75,6 +75,17 @@ def test_lora_settings_are_the_adapters(run):
     assert asked("ppo", run, "").lora.r == 4
     with pytest.raises(UserError, match=r"lora\.r: that of the adapter in .* is 4; leave it out"):
         asked("ppo", run, "--lora.r 16")
+
+
+def test_what_a_preset_says_and_dropout_for_ppo_are_no_wish_for_another_adapter():
+    """As in a suite whose common settings are of all runs: the next call compares the same way."""
+    of_sft = validate(SftSettings, with_preset(SftSettings, {"preset": "paper", "lora": {"r": 16}}))
+    assert of_sft.lora.dropout == 0.05
+    ppo = validate(PpoSettings, {"lora": {"r": 16, "dropout": 0.1}})
+    for settings in (of_sft, ppo):
+        assert other_than(settings, LoraSettings(r=16, dropout=0.0)) == ""
+        assert other_than(settings, LoraSettings(r=8)) == "r"
+    assert other_than(validate(SftSettings, {"lora": {"dropout": 0.1}}), LoraSettings()) == "dropout"
 
 
 def test_what_counts_as_said_is_what_stands_in_file_flags_and_preset(tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -44,31 +45,33 @@ def ask_calibrated(
 ) -> Iterator[Prediction]:
     """As `ask.ask` with the labels scored, and calibrated by `method`: contextual, batch or domain."""
     rows = question.rows[:]
-    logp_NK = np.array(label_logp(policy, rows, settings.max_tokens, advance))
-    if method == "batch":
-        prior_NK = mean_logp(logp_NK)
-    elif method == "contextual":
+    prior_NK = None
+    if method == "contextual":
         example = rows[0].prompt.example
         empty = [replace(example, fields=dict.fromkeys(example.fields, text)) for text in CONTENT_FREE]
+        texts = [question.prompter.prompt(one).text for one in empty]
         # a template that is its field alone asks nothing of an empty one
-        texts = [text for text in (question.prompter.prompt(one).text for one in empty) if text]
-        prior_NK = mean_logp(_logp_of(policy, question, texts, settings.max_tokens))
-    else:
+        prior_NK = mean_logp(np.array(list(_logp_of(policy, question, texts, settings.max_tokens).values())))
+    elif method == "domain":
         cues = [question.prompter.cue(row.prompt.example) for row in rows]
-        once = list(dict.fromkeys(cues))
-        if "" in once:
+        prior = _logp_of(policy, question, list(dict.fromkeys(cues)), settings.max_tokens)
+        if not prior.keys() >= set(cues):
             raise UserError(
                 f"--calibrate domain: nothing stands behind the last field of {question.task.name}'s template, so that "
                 "there is no cue to ask alone; put one there, or give --calibrate batch"
             )
-        prior = dict(zip(once, _logp_of(policy, question, once, settings.max_tokens), strict=True))
         prior_NK = np.array([prior[cue] for cue in cues])
+    logp_NK = np.array(label_logp(policy, rows, settings.max_tokens, advance))
+    prior_NK = mean_logp(logp_NK) if prior_NK is None else prior_NK
     for row, logp in zip(rows, calibrate(logp_NK, prior_NK), strict=True):
         yield scored(question.task, row.prompt.example, logp.tolist())
 
 
-def _logp_of(policy: Policy, question: Question, texts: Sequence[str], max_tokens: int) -> np.ndarray:
-    """Log-probability of each label behind these prompts."""
+def _logp_of(policy: Policy, question: Question, texts: Sequence[str], max_tokens: int) -> dict[str, Any]:
+    """Prompt -> log-probability of each label behind it, of those that have a token."""
     encoder, any_row = question.rows.encoder, question.rows[0].prompt
-    rows = [encoder.encode_prompt(replace(any_row, text=text)) for text in texts]
-    return np.array(label_logp(policy, rows, max_tokens))
+    rows = [(text, encoder.encode_prompt(replace(any_row, text=text))) for text in texts]
+    asked = [(text, row) for text, row in rows if len(row.ids)]
+    return dict(
+        zip((text for text, _ in asked), label_logp(policy, [row for _, row in asked], max_tokens), strict=True)
+    )

@@ -17,7 +17,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from . import processes, stop
+from . import processes, say, stop
 from .artefacts import check_no_adapter
 from .ask import Advance, Prediction
 from .errors import UserError
@@ -183,10 +183,8 @@ def load_classifier(settings: ClassifySettings, task: Task) -> tuple[Classifier,
     torch.manual_seed(derive(settings.seed, "head"))
     dtype, quantize = _dtype(settings.dtype, lora, place), settings.quantize or "none"
     if dtype != torch.float32 and not lora:
-        raise UserError(
-            f"--dtype {settings.dtype}: all weights of {name} are trained, which takes float32; leave --dtype "
-            "out, or add --tune lora"
-        )
+        say.note(f"note: all weights of {name} are trained, in float32 and not in {settings.dtype}")
+        dtype = torch.float32
     if quantize != "none" and not lora:
         raise UserError(f"--quantize {quantize}: all weights of {name} are trained, and stay whole; add --tune lora")
     # a model that is trained whole is small, and its fresh head is to be the same on every device
@@ -291,8 +289,8 @@ def _load(
         )
     except Exception as wrong:  # of a model made by others anything may be wrong, and libraries raise many kinds
         raise UserError(cannot_load(name, wrong, "a classifier")) from None
-    padding = tokenizer.pad_token_id  # of some tokenizers it is behind the last embedding
-    if padding is None or padding >= model.get_input_embeddings().weight.shape[0]:
+    padding = tokenizer.pad_token_id  # of some decoders' tokenizers it is behind the last embedding
+    if padding is None or (decoder and padding >= model.get_input_embeddings().weight.shape[0]):
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     if decoder:

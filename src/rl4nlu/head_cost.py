@@ -80,7 +80,7 @@ def _classifier(settings: ClassifySettings, task: Task, decoder: bool, dtype: to
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     config.num_labels = 2 if task.candidates else 1 if task.numeric else len(task.labels)
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or (decoder and tokenizer.pad_token_id >= config.vocab_size):
         tokenizer.pad_token = tokenizer.eos_token
     config.pad_token_id = tokenizer.pad_token_id
     AttentionInterface.register(ATTENTION, _attend)

@@ -206,7 +206,9 @@ def _can_be_judged(task: Task, row: Mapping[str, Any]) -> bool:
     said = [value for value in (row["gold"], row["prediction"]) if value is not None]
     if task.numeric:
         return all(_in_range(task, value) for value in said)
-    if not all(value in task.labels for value in said) or (row.get("scores") and task.labels[-1] not in row["scores"]):
+    if not all(value in task.labels for value in said) or (
+        row.get("scores") and not set(task.labels) <= set(row["scores"])
+    ):
         return False
     if "record_f1" in task.metrics:
         meta = row.get("meta", {})

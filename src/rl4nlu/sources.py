@@ -189,12 +189,17 @@ def mark_of(model: str) -> str | None:
     """What tells the weights of a model from others that had its name: a SHA-256 over the sizes and evenly spaced parts
     of its files. None where no folder holds it: on the hub a name stands for its weights."""
     folder = mini_folder() if model == MINI else Path(model)
-    files = sorted(folder.glob("*.safetensors")) if model and folder.is_dir() else []
+    if not model or not folder.is_dir():
+        return None
     found = hashlib.sha256()
-    for path in files:
-        stat = path.stat()
-        found.update(_mark_of_file(path, stat.st_size, stat.st_mtime_ns))
-    return found.hexdigest() if files else None
+    try:
+        parts = read_json(folder / INDEX).get("weight_map", {}).values() if (folder / INDEX).is_file() else ()
+        for name in sorted({str(part) for part in parts} or {"model.safetensors"}):  # there may be others beside them
+            stat = (folder / name).stat()
+            found.update(_mark_of_file(folder / name, stat.st_size, stat.st_mtime_ns))
+    except (OSError, UserError):  # whoever loads it says what is missing
+        return None
+    return found.hexdigest()
 
 
 @lru_cache(maxsize=64)

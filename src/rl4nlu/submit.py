@@ -134,7 +134,7 @@ def _usable(task: str, row: Mapping[str, Any]) -> None:
     if task not in META:
         int(row["id"])
     elif row["id"] and row.get("scores"):
-        _ = row["scores"][TASKS[task].labels[-1]] + 0.0
+        _ = sum(row["scores"][name] + 0.0 for name in TASKS[task].labels)
 
 
 def _lines(file: ServerFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -9,7 +9,16 @@ from . import say
 from .config import validate
 from .errors import UserError
 from .run import command_of, of_other_weights, read_config
-from .settings import BROUGHT, PRESETS, ClassifySettings, EvaluateSettings, PromptSettings, TrainSettings
+from .settings import (
+    BROUGHT,
+    PRESETS,
+    ClassifySettings,
+    EvaluateSettings,
+    LoraSettings,
+    PpoSettings,
+    PromptSettings,
+    TrainSettings,
+)
 from .sources import MINI, base_of, check_adapter, check_model, source_of
 from .tasks import Task, find, find_all
 
@@ -59,8 +68,10 @@ def base_now(run: Path, known: str | None, given: str | None) -> str | None:
     there = known == MINI or Path(known or "").is_dir()
     if (there and not replaced) or not Path(given or "").is_dir():
         raise UserError(f"--model {given}: the adapter in {run} was trained on {known}; leave --model out")
-    if replaced and of_other_weights(run, given or ""):
-        raise UserError(f"--model {given}: these are not the weights that the adapter in {run} was trained on either")
+    if of_other_weights(run, given or ""):
+        raise UserError(
+            f"--model {given}: these are not the weights that the adapter in {run} was trained on; give those"
+        )
     say.note(f"note: the adapter names {known} as its base model, and {given} is taken for it")
     return given
 
@@ -81,12 +92,20 @@ def continue_from(settings: T) -> T:
         return settings
     followed = follow(settings.init, settings)
     lora = trained_settings(settings.init).lora
+    if name := other_than(settings, lora):
+        raise UserError(f"lora.{name}: that of the adapter in {settings.init} is {getattr(lora, name)}; leave it out")
+    return followed.model_copy(update={"lora": lora})
+
+
+def other_than(settings: TrainSettings, lora: LoraSettings) -> str:
+    """A setting of the adapter that somebody wants otherwise than the adapter to start from has it; "" where there is
+    none. What a preset says is no such wish, nor is dropout for PPO, which trains without."""
     of_preset = PRESETS.get(type(settings), {}).get(settings.preset, {}).get("lora", {})
-    for name in settings.lora.model_fields_set:
+    for name in settings.lora.model_fields_set - ({"dropout"} if isinstance(settings, PpoSettings) else set()):
         value, its = getattr(settings.lora, name), getattr(lora, name)
         if value not in (its, of_preset.get(name, its)):
-            raise UserError(f"lora.{name}: that of the adapter in {settings.init} is {its}; leave it out")
-    return followed.model_copy(update={"lora": lora})
+            return name
+    return ""
 
 
 def trained_settings(run: Path) -> TrainSettings:

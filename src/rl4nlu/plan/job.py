@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class Job:
     """Of a trial of a search, which tries values that are known once it is its turn."""
     steps: float | None = None
     """Factor on max_steps."""
+    own: Collection[str] = ()
+    """The values among them that its method gives, for no other."""
     source: str | None = None
     """The run to start from, or whose adapter to evaluate."""
     model: str = ""
@@ -131,7 +133,9 @@ class Plan:
             values["adapter" if job.command == "evaluate" else "init"] = out / job.source
         try:
             settings = validate(kind, with_preset(kind, nested(values)))
-            if idle(settings):  # of common, say: it counts in others
+            if waste := idle(settings):  # of common, say: it counts in others
+                if own := [why for name, why in waste.items() if name in job.own]:
+                    raise UserError("; ".join(own))
                 settings = validate(kind, without_idle(settings))
             if settings.model is None and not job.source:
                 raise UserError("model is missing, e.g. model: mini")

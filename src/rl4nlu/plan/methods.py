@@ -113,8 +113,19 @@ class Method:
             more: of a `Job`.
         """
         start = self.source and f"runs/{replace(self, name=self.source).folder}/{dashed(task)}-s{seed}"
+        own = frozenset(self.values)
         return Job(
-            name, self.label, self.command, task, seed, values, steps=self.steps, source=start, model=self.model, **more
+            name,
+            self.label,
+            self.command,
+            task,
+            seed,
+            values,
+            steps=self.steps,
+            own=own,
+            source=start,
+            model=self.model,
+            **more,
         )
 
 

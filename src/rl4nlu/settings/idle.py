@@ -115,6 +115,12 @@ RULES = (
         f"{{flag}}: all weights are trained: add --tune lora, or {LEAVE}",
     ),
     Rule(
+        ClassifySettings,
+        "dtype",
+        lambda s: s.tune != "full" or s.dtype == "float32",
+        f"{{flag}}: all weights are trained, which takes float32: {LEAVE}, or add --tune lora",
+    ),
+    Rule(
         PredictSettings,
         "seed",
         lambda s: s.decode == "sample",

@@ -161,6 +161,8 @@ class PpoSettings(TrainSettings):
             raise ValueError("--critic-warmup trains the critic, whose weight --value-coef is 0")
         if self.reason and self.oversample > 1:
             raise ValueError("--oversample scores labels that follow the prompt at once: leave out --reason")
+        if self.critic_warmup and self.critic_warmup >= (self.max_steps or self.critic_warmup + 1):
+            raise ValueError(f"--critic-warmup: in {self.max_steps} steps the policy would learn in none: give fewer")
         if self.critic_warmup and self.estimator != "gae":
             raise ValueError(f"--estimator {self.estimator} has no critic: leave out --critic-warmup")
         if self.estimator in ("rloo", "grpo") and self.answers < 2:

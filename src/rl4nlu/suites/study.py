@@ -16,8 +16,10 @@ from ..plan import Group, Job, Plan, show
 from ..progress import lasting
 from ..reopen import differing
 from ..run import command_of, of_other_weights, read_config
+from ..settings import BROUGHT, TrainSettings, idle
 from ..tables import main_metric
 from ..tasks.own import changed_since, is_file
+from ..trained import other_than
 from .search import propose
 from .times import Times
 from .work import Outcome, Work, finished, read_sources
@@ -249,9 +251,14 @@ def check_same(plan: Plan, job: Job, out: Path, chosen: Mapping[Group, Mapping[s
         preset = getattr(planned, "preset", "default")
         of_preset = with_preset(type(planned), {}, preset)
         usual, said = validate(type(planned), of_preset), planned.model_fields_set - of_preset.keys()
+        waste = {name.partition(".")[0] for name in idle(saved)}  # as suites of before had it
         for key, was, now in differing(saved, planned):
             inherited = one.source is not None and key in INHERITED
-            if not (inherited and key not in said and now == getattr(usual, key)):
+            if inherited and key == "lora" and isinstance(planned, TrainSettings):
+                same = not other_than(planned, was)
+            else:
+                same = inherited and now == getattr(usual, key) and not (key in said and key in BROUGHT)
+            if not same and key not in waste:
                 differs = f"was made with {key} {show(was)}, and the suite now says {show(now)}"
                 raise UserError(f"{folder}: {start}{differs}; {ways_out}")
     settings = plan.settings(job, out, chosen)
