@@ -1,4 +1,4 @@
-"""Two small models side by side, as the bundled one and its successor -> their block in docs/results.md.
+"""Two small models side by side, the bundled one and its predecessor, say -> their block in docs/results.md.
 
     python scripts/mini.py --models before=DIR now=mini --data DIR --held-out build/mini/tokens/unseen.txt [--write F]
 
@@ -204,7 +204,7 @@ def block(models: Mapping[str, str], known: list[str], out: Path, commands: list
         "",
         *scores(out),
         "",
-        "```",
+        "```text",
         *commands,
         "```",
     ]

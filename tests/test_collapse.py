@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,7 @@ def test_running_from_the_reference_for_nothing(tmp_path):
     """An entropy bonus that outweighs the reward, no KL penalty: the text goes anywhere; the run ends when told to."""
     values = {"task": "mini/sentiment", "kl_coef": 0, "entropy_coef": 1, "answer_tokens": 6, "answers": 2}
     values |= {"learning_rate": 1e-3, "schedule": "constant", "inner_epochs": 1, "max_steps": 20}
+    values["model"] = str(Path(__file__).parents[1] / "models" / "books-1")  # knows no form of a question
     names, steps, _ = run_with(tmp_path / "warned", **values)
     assert names == {"unparsable", "kl-runaway"}
     assert len(steps) == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -12,6 +13,8 @@ from rl4nlu.methods import ppo, sft
 from rl4nlu.settings import PpoSettings, SftSettings
 
 pytestmark = pytest.mark.slow
+BOOKS = str(Path(__file__).parents[1] / "models" / "books-1")
+"""The first part of the bundled model's training, which knows no form of a question."""
 
 
 def run(tmp_path, **values) -> tuple[list[dict], dict]:
@@ -34,10 +37,10 @@ def test_over_labels_it_learns_from_the_first_steps(tmp_path, estimator):
 
 
 def test_free_text_finds_the_form_and_then_learns(tmp_path):
-    """Nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label word that is found takes all (the
+    """Of a model that has read books alone nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label word that is found takes all (the
     collapse is named); by the derivative of Matthews' correlation being right outweighs the form, and both stay."""
     values = {"task": "mini/acceptability", "answers": 8, "answer_tokens": 4, "kl_coef": 0.01, "reward": "matthews"}
-    values |= {"format_penalty": 1, "learning_rate": 1e-3, "schedule": "constant", "max_steps": 24}
+    values |= {"format_penalty": 1, "learning_rate": 1e-3, "schedule": "constant", "max_steps": 24, "model": BOOKS}
     steps, _ = run(tmp_path, **values)
     assert mean(steps, "unparsable", slice(0, 3)) > 0.8
     best = max(mean(steps, "accuracy", slice(i, i + 4)) for i in range(len(steps) - 3))
