@@ -37,8 +37,9 @@ def test_over_labels_it_learns_from_the_first_steps(tmp_path, estimator):
 
 
 def test_free_text_finds_the_form_and_then_learns(tmp_path):
-    """Of a model that has read books alone nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label word that is found takes all (the
-    collapse is named); by the derivative of Matthews' correlation being right outweighs the form, and both stay."""
+    """Of a model that has read books alone nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label
+    word that is found takes all (the collapse is named); by the derivative of Matthews' correlation being right
+    outweighs the form, and both stay."""
     values = {"task": "mini/acceptability", "answers": 8, "answer_tokens": 4, "kl_coef": 0.01, "reward": "matthews"}
     values |= {"format_penalty": 1, "learning_rate": 1e-3, "schedule": "constant", "max_steps": 24, "model": BOOKS}
     steps, _ = run(tmp_path, **values)
