@@ -11,11 +11,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("outcomes")
 
 REAL_DATA = Path(os.environ.get("RL4NLU_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+hypothesis.settings.register_profile("rl4nlu", deadline=None)  # the first example may have to import torch
+hypothesis.settings.load_profile("rl4nlu")
 
 
 @pytest.fixture(scope="session")

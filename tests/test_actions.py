@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from policies import assert_same_gradients
+from reference import ppo as reference
 from rl4nlu import data, optim
 from rl4nlu.actions import roll_out, rows_to_rescore, score_labels
 from rl4nlu.ask import encode, label_logp
@@ -331,6 +332,64 @@ def test_inner_epochs_end_where_the_policy_has_gone_far_enough():
         rollout = roll_out(policy, rows, chosen, 0, 8)
         stats = ppo.update(policy, optim.make_optimizer(chosen, policy.trainable()), rollout, chosen, 0.0, 1e-3, 0)
         assert stats["inner_epochs"] == epochs
+
+
+@pytest.mark.parametrize("estimator", ["gae", "rloo", "grpo", "reinforce++"])
+def test_advantages_of_a_rollout_against_numpy(estimator):
+    """Away from the reference, so that the KL penalty counts, and its sign; answers of several tokens."""
+    chosen = settings(estimator=estimator, answers=3, **({"gamma": 0.9, "lam": 0.8} if estimator == "gae" else {}))
+    policy, rows = start(chosen)
+    rollout = roll_out(policy, rows, chosen, 0, 8)
+    random = torch.Generator().manual_seed(0)
+    away, value, score = (
+        torch.rand(x.shape, generator=random) for x in (rollout.mask_NA, rollout.mask_NA, rollout.score_N)
+    )
+    mask = rollout.mask_NA.numpy()
+    assert mask.sum(1).max() > 1
+    ref_logp = rollout.logp_NA - away * rollout.mask_NA
+    rollout = replace(rollout, ref_logp_NA=ref_logp, value_NA=value * rollout.mask_NA, score_N=score)
+    names = ("score_N", "logp_NA", "ref_logp_NA", "value_NA")
+    score, logp, ref, value = (getattr(rollout, name).double().numpy() for name in names)
+    pay = reference.penalised_rewards(score, logp, ref, mask, 0.3)
+    returns = value
+    if estimator == "gae":
+        raw, returns = reference.gae(pay, value, mask, 0.9, 0.8)
+        expected = reference.whiten(raw, mask)
+    elif estimator == "reinforce++":
+        expected = reference.whiten(reference.returns_to_go(pay, mask, 1.0), mask)
+    elif estimator == "rloo":
+        expected = reference.leave_one_out(pay.sum(1).reshape(-1, 3)).reshape(-1, 1) * mask
+    else:
+        expected = reference.group_relative(score.reshape(-1, 3), True).reshape(-1, 1) * mask
+        plain, _ = ppo.advantages(rollout, settings(estimator=estimator, answers=3, group_std=False), 0.3)
+        without = reference.group_relative(score.reshape(-1, 3), False).reshape(-1, 1) * mask
+        assert plain.numpy() == pytest.approx(without, abs=1e-5)
+    found, found_returns = ppo.advantages(rollout, chosen, 0.3)
+    assert found.numpy() == pytest.approx(expected, abs=2e-4 if estimator == "grpo" else 1e-5)
+    assert found_returns.numpy()[mask] == pytest.approx(returns[mask], abs=1e-5)
+
+
+def test_the_logged_kl_is_nats_an_answer_and_steers_the_penalty(tmp_path):
+    """A mean per answer, over its tokens a sum; over labels it is exact. The controller is given what is logged."""
+    for actions in ("free", "labels"):
+        chosen = settings(actions=actions, answers=3)
+        policy, rows = start(chosen)
+        optimizer, first = optim.make_optimizer(chosen, policy.trainable()), roll_out(policy, rows, chosen, 0, 8)
+        ppo.update(policy, optimizer, first, chosen, 0.0, 1e-3, 0)
+        after = roll_out(policy, rows, chosen, 1, 8)
+        mask = after.mask_NA.numpy()
+        logp, ref = after.logp_NA.double().numpy() * mask, after.ref_logp_NA.double().numpy() * mask
+        known = (logp - ref).sum(1).mean()
+        if actions == "labels":
+            sets = [(one.logp_BL.double().numpy(), one.ref_logp_BL.double().numpy()) for one in after.closed]
+            known = np.mean([(np.exp(now) * (now - then)).sum() for now, then in sets])
+        assert after.stats["kl"] == pytest.approx(known, abs=1e-5)
+        assert abs(known) > 1e-4
+    values = {"kl_coef": 0.2, "kl_target": 6.0, "kl_horizon": 100, "answers": 2, "max_steps": 3, "eval_limit": 4}
+    run, _ = ppo.ppo(settings(**values, select_rows=0, learning_rate=1e-3, out=tmp_path / "run"))
+    steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    moved = reference.adaptive_kl(0.2, 6.0, 100, [(step["kl"], 16) for step in steps[:2]])
+    assert [step["kl_coef"] for step in steps] == pytest.approx([0.2, *moved], rel=1e-9)
 
 
 def test_advantages_are_whitened_over_each_task(tmp_path):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import rl4nlu
+from rl4nlu import stop
+from rl4nlu.run import Run
 
 SHORT = {"max_steps": 2, "batch_size": 4, "eval_limit": 20}
 
@@ -20,6 +22,23 @@ SHORT = {"max_steps": 2, "batch_size": 4, "eval_limit": 20}
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_classifier_and_a_run_that_is_gone_on_with(here, tiny_model, monkeypatch):
+    assert rl4nlu.classify("mini/question", tiny_model, **SHORT).results[0]["method"] == "classify"
+    log = Run.log
+
+    def logging(self, row):
+        log(self, row)
+        stop._State.asked = 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", logging)
+        with pytest.raises(KeyboardInterrupt, match=r"go on: rl4nlu\.resume"):
+            rl4nlu.sft("mini/question", tiny_model, **SHORT, out="stopped")
+    steps = [json.loads(line)["step"] for line in Path("stopped/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1]
+    assert rl4nlu.resume("stopped").results[0]["steps"] == 2
 
 
 def test_five_lines(here, tiny_model):

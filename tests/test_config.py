@@ -15,7 +15,7 @@ from rl4nlu.config import command_line, names, parse, validate
 from rl4nlu.errors import UserError
 from rl4nlu.settings import EvaluateSettings, PpoSettings, SftSettings
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
 KINDS = [
     EvaluateSettings,
     SftSettings,
@@ -140,7 +140,7 @@ def test_settings_that_contradict_each_other_are_named(flags, complaint):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_complete_run_is_valid_and_opens_with_its_command(path):
     command = path.read_text().splitlines()[0].removeprefix("# ").split()
-    kind = {"sft": SftSettings, "ppo": PpoSettings, "suite": settings.SuiteSettings}[command[1]]
+    kind = settings.COMMANDS[command[1]]
     assert command[0] == "rl4nlu"
     assert Path(command[2]).name == path.name
     given = given_args(kind, str(path), *command[3:])

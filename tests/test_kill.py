@@ -89,7 +89,7 @@ def kill_once(zygote: Zygote, world: Path, name: str, out: str, how: int, draw: 
     begun = time.monotonic()
     os.kill(pid, how)
     code = zygote.wait(pid)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     return code
 
 

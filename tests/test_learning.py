@@ -37,7 +37,7 @@ def test_over_labels_it_learns_from_the_first_steps(tmp_path, estimator):
 
 
 def test_free_text_finds_the_form_and_then_learns(tmp_path):
-    """Of a model that has read books alone nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label
+    """Of a model that knows books alone nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label
     word that is found takes all (the collapse is named); by the derivative of Matthews' correlation being right
     outweighs the form, and both stay."""
     values = {"task": "mini/acceptability", "answers": 8, "answer_tokens": 4, "kl_coef": 0.01, "reward": "matthews"}

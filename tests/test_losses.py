@@ -177,3 +177,27 @@ def test_shapes_that_differ_are_refused():
         total({**case, "value": case["value"][:, :, None]}, mask, 1)
     with pytest.raises(AssertionError):
         sft_loss(case["logp"][:1], mask, 1)
+
+
+def test_the_kl_term_of_grpo_by_hand():
+    """pi_ref = 2 pi: k3 = 2 - 1 - log 2, and its slope by log pi is 1 - 2."""
+    one = torch.zeros(1, 1, dtype=torch.float64)
+    logp = one.clone().requires_grad_()
+    ref, mask = torch.full_like(one, np.log(2)), torch.ones(1, 1, dtype=torch.bool)
+    loss = ppo_loss(logp, one, one, one, one, one, one, mask, 1, 0.2, None, 0.0, 0.0, ref, 0.3)
+    assert loss.total.item() == pytest.approx(0.3 * (1 - np.log(2)), abs=1e-12)
+    loss.total.backward()
+    assert logp.grad.item() == pytest.approx(-0.3, abs=1e-12)
+
+
+def test_the_kl_term_of_grpo_against_numpy():
+    """The mean of k3 over the tokens that count; what stands at the others, NaN too, counts nowhere."""
+    for i in range(100):
+        case, mask = ragged(i)
+        ref = case["logp"] + 0.3 * torch.from_numpy(np.random.default_rng(i).normal(size=tuple(mask.shape)))
+        ref = torch.where(mask, ref, torch.nan)
+        count = int(mask.sum())
+        plain = total(case, mask, count).total.item()
+        whole = ppo_loss(*(case[n] for n in NAMES), mask, count, 0.2, 0.2, 0.5, 0.01, ref, 0.3).total.item()
+        k3 = reference.kl_estimates(case["logp"].numpy(), ref.numpy())[2][mask.numpy()].mean()
+        assert whole - plain == pytest.approx(0.3 * k3, abs=1e-12)

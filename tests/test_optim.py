@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -29,6 +31,20 @@ def test_learning_rate_by_hand():
     assert rates[-1] == pytest.approx(1 / 18)
     flat = settings(schedule="constant", warmup=0.0)
     assert {optim.rate_at(flat, 1.0, step, 20) for step in range(20)} == {1.0}
+
+
+def test_the_default_rate_falls_with_the_root_of_the_width():
+    def policy(width):
+        return SimpleNamespace(model=SimpleNamespace(get_output_embeddings=lambda: torch.nn.Linear(width, 2)))
+
+    rates = {width: optim.base_rate(settings(), policy(width), 1e-4) for width in (256, 1024, 4096)}
+    assert rates == pytest.approx({256: 1e-4, 1024: 5e-5, 4096: 2.5e-5})
+    assert optim.base_rate(settings(learning_rate=3e-4), policy(4096), 1e-4) == 3e-4
+
+
+def test_weight_decay_reaches_the_optimizer():
+    weight = torch.nn.Parameter(torch.ones(4))
+    assert optim.make_optimizer(settings(weight_decay=0.1), [weight]).param_groups[0]["weight_decay"] == 0.1
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])

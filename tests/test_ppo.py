@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from policies import assert_same_gradients
 from rl4nlu import data, optim
@@ -106,16 +107,46 @@ def test_the_reference_is_the_sft_adapter_and_stays_it(trained):
     assert rollout.stats["kl"] != 0
 
 
-def test_dropout_is_off_and_only_lora_and_value_head_train(trained):
-    chosen = settings(init=trained, lora={"dropout": 0.5})
+def test_dropout_is_off_and_only_lora_and_value_head_train(tmp_path):
+    """Also of a start that was trained with it, as the paper's preset does."""
+    values = {"task": TASK, "model": "mini", "max_steps": 1, "batch_size": 4, "eval_limit": 4, "select_rows": 0}
+    sft.sft(validate(SftSettings, {**values, "lora": {"dropout": 0.5}, "out": tmp_path / "start"}))
+    chosen = settings(init=tmp_path / "start", inner_epochs=1)
     policy, question = start(chosen)
+    layers = [module for module in policy.model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert any(layer.p == 0.5 for layer in layers)
     rollout = roll_out(policy, question.rows[:8], chosen, 0, longest=8)
     assert rollout.stats["kl"] == 0.0
+    stats = ppo.update(policy, optim.make_optimizer(chosen, policy.trainable()), rollout, chosen, 0.05, 1e-4, 0)
+    assert abs(stats["first_ratio"] - 1) <= 1e-5
+    assert stats["clipfrac"] == 0
     assert not policy.model.training
     names = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
     assert names
     assert all("lora_" in name and ".default." in name for name in names)
     assert len(policy.trainable()) == len(names) + 2
+
+
+def test_the_critic_of_a_run_goes_on_in_the_next(tmp_path, trained, monkeypatch):
+    values = {"select_rows": 0, "max_steps": 2, "eval_limit": 4}
+    first, _ = ppo.ppo(settings(init=trained, **values, out=tmp_path / "first"))
+    kept = load_file(first.path / "value_head.safetensors")["weight"]
+    assert kept.abs().max() > 0
+    policy = load_policy("mini", adapter=first.path)
+    policy.add_value_head()
+    assert policy.load_value_head(first.path)
+    assert torch.equal(policy.value_head.weight.detach(), kept)
+    assert not policy.load_value_head(trained)
+    began = []
+    real = ppo.update
+
+    def seen(policy, *rest):
+        began.append(policy.value_head.weight.detach().clone())
+        return real(policy, *rest)
+
+    monkeypatch.setattr(ppo, "update", seen)
+    ppo.ppo(settings(init=first.path, **values, out=tmp_path / "second"))
+    assert torch.equal(began[0], kept)
 
 
 @pytest.mark.parametrize("answers", [1, 2])

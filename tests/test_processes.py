@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from models_zoo import folder_of
 from rl4nlu.cli import main
+from rl4nlu.errors import UserError
 from rl4nlu.sharing import layers_of
 from several import SHARING, carry_out, start
 from zygote import until
@@ -204,3 +206,29 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(tiny_model, tmp_pa
     one, two = rows(tmp_path / "alone" / "metrics.jsonl"), rows(run / "metrics.jsonl")
     assert len(one) == len(two) == 60
     assert all(close(before["loss"], after["loss"]) for before, after in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "--use_fsdp --fsdp_version 2 instead of --use_deepspeed"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "launch with --fsdp_version 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "launch with --fsdp_version 2"),
+        ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "--fsdp_offload_params true: not done here"),
+        ({"FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "1"}, "--fsdp_activation_checkpointing true: not"),
+        ({"FSDP_VERSION": "2"}, None),
+    ],
+)
+def test_what_a_launcher_asks_for_is_done_or_refused(monkeypatch, told, says):
+    from rl4nlu.processes.start import _asked_to_share
+
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "FSDP_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    assert _asked_to_share() is False
+    for name, value in ({"ACCELERATE_USE_FSDP": "true"} | told if "FSDP_VERSION" in told else told).items():
+        monkeypatch.setenv(name, value)
+    if says is None:
+        assert _asked_to_share()
+        return
+    with pytest.raises(UserError, match=re.escape(says)):
+        _asked_to_share()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from models_zoo import bert_folder
 from outcomes import assert_same_outcome
 from rl4nlu import files, stop
 from rl4nlu.ask import CHUNK
@@ -136,6 +137,20 @@ def test_no_whole_checkpoint_is_no_reason_to_begin_anew(here, tiny_model, monkey
     assert main(["resume", "r"]) == 2
     assert "r/checkpoints: no checkpoint is whole; remove r and make the run again" in said(capsys)
     assert Path("r/metrics.jsonl").read_bytes() == log
+
+
+def test_an_encoder_that_is_trained_whole_ends_as_if_nothing_had_been(here, monkeypatch):
+    """All weights, and BERT's own dropout, drawn anew for each step."""
+    Path("bert").mkdir()
+    bert_folder(Path("bert"))
+    words = "classify --task mini/question --model bert --tune full --batch-size 8 --limit 100 --eval-limit 20"
+    words = [*words.split(), "--max-steps", "6", "--save-every", "1", "--out"]
+    assert main([*words, "whole"]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        assert main([*words, "run"]) == 143
+    assert main(["resume", "run"]) == 0
+    assert_same_outcome(Path("whole"), Path("run"))
 
 
 def test_from_another_folder_with_data_that_has_moved(here, tiny_model, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from rl4nlu.settings import RUNS, SuiteSettings
 from rl4nlu.tasks.own import TaskFile, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 SCHEMAS = {kind: json.loads(text_of(kind)) for kind in KINDS}
 
 

@@ -77,8 +77,10 @@ def test_dropout_is_a_function_of_seed_and_step(tmp_path):
     for name in "ab":
         sft.sft(settings(max_steps=3, batch_size=8, eval_limit=8, lora={"dropout": 0.3}, out=tmp_path / name))
         torch.rand(7)  # whatever else draws random numbers
-    a, b = adapter(tmp_path / "a"), adapter(tmp_path / "b")
+    sft.sft(settings(max_steps=3, batch_size=8, eval_limit=8, out=tmp_path / "c"))
+    a, b, c = (adapter(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.allclose(a[k], c[k], atol=1e-5) for k in a), "without it is another run"
 
 
 def test_it_learns_and_the_adapter_loads_with_plain_peft(tmp_path):

@@ -333,3 +333,29 @@ def test_no_zip_and_an_empty_one(tmp_path):
     assert check_zip(tmp_path / "b.zip")[0] == ["there is no file in it"]
     with pytest.raises(UserError, match="no such file"):
         check_zip(tmp_path / "nowhere.zip")
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "rows", "first"),
+    [
+        ("glue/mnli", "MNLI-m.tsv", 9796, ["0\tentailment", "1\tneutral", "2\tcontradiction"]),
+        ("glue/mnli-mm", "MNLI-mm.tsv", 9847, ["0\tentailment", "1\tneutral", "2\tcontradiction"]),
+        ("glue/qqp", "QQP.tsv", 390_965, ["0\t0", "1\t1", "2\t0"]),
+    ],
+)
+def test_the_large_files_of_glue(tmp_path, task, name, rows, first):
+    """The official rows are not at hand; how many there are, and what a line says, the server's own sample tells."""
+    assert (BY_TASK[task].name, BY_TASK[task].rows) == (name, rows)
+    if task == "glue/qqp":
+        assert dict(BY_TASK[task].labels) == {"different": "0", "duplicate": "1"}
+        return
+    labels = ("entailment", "neutral", "contradiction")
+    run = make_run(tmp_path / "run", task, [data.Example(str(i), {}, None) for i in range(rows)])
+    lines = (run / "predictions.jsonl").read_text().splitlines()
+    turned = [json.dumps({**json.loads(line), "prediction": labels[i % 3]}) for i, line in enumerate(lines)]
+    (run / "predictions.jsonl").write_text("\n".join(turned) + "\n")
+    submit([run], tmp_path / "glue.zip")
+    with zipfile.ZipFile(tmp_path / "glue.zip") as file:
+        written = file.read(name).decode().splitlines()
+    assert written[:4] == ["index\tprediction", *first]
+    assert len(written) == rows + 1
