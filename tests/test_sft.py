@@ -85,7 +85,7 @@ def test_dropout_is_a_function_of_seed_and_step(tmp_path):
 
 def test_it_learns_and_the_adapter_loads_with_plain_peft(tmp_path):
     run, (result,) = sft.sft(settings(task="mini/question", max_steps=30, eval_limit=150, out=tmp_path / "run"))
-    assert result["metrics"]["accuracy"] >= 0.8  # four labels: 0.25 by chance
+    assert result["metrics"]["accuracy"] >= 0.7  # four labels: 0.25 by chance
     logged = [json.loads(line)["loss"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert sum(logged[-5:]) < 0.2 * sum(logged[:5])
 
