@@ -273,13 +273,16 @@ def test_prompts_that_are_left_out_keep_their_entropy_bonus(gradients, estimator
     some = replace(rollout, score_N=score, ref_logp_NA=rollout.logp_NA)
     without = gradient_of(settings(**{**common, "entropy_coef": 0}), policy, some, gradients)
     bonus = gradient_of(settings(**common), policy, some, gradients) - without
-    assert torch.allclose(bonus, entropy_alone, rtol=1e-3, atol=1e-6)
+    # a difference of gradients that are far larger; what it was meant to find was a factor of almost two
+    assert float((bonus - entropy_alone).abs().max()) <= 0.02 * float(entropy_alone.abs().max())
 
 
 def test_a_critic_that_warms_up_to_the_end_is_refused(tiny_model, tmp_path):
-    values = {"task": "mini/question", "model": str(tiny_model), "max_steps": 3, "critic_warmup": 3, "eval_limit": 4}
-    with pytest.raises(UserError, match="the run has 3 steps, and the policy would learn in none; give fewer"):
-        ppo.ppo(validate(PpoSettings, {**values, "out": tmp_path / "run"}))
+    values = {"task": "mini/question", "model": str(tiny_model), "critic_warmup": 3, "eval_limit": 4, "select_rows": 0}
+    with pytest.raises(UserError, match="in 3 steps the policy would learn in none: give fewer"):
+        validate(PpoSettings, {**values, "max_steps": 3})
+    with pytest.raises(UserError, match="the run has 2 steps, and the policy would learn in none; give fewer"):
+        ppo.ppo(validate(PpoSettings, {**values, "limit": 64, "out": tmp_path / "run"}))
 
 
 def test_a_task_is_asked_with_the_bias_of_the_one_that_teaches_it():

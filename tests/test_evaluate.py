@@ -152,7 +152,7 @@ def test_too_long_prompts_are_cut_and_counted(policy):
     cut, whole = question.rows
     assert len(cut.ids) + max(map(len, cut.answers)) <= 200
     assert len(cut.ids) > 150
-    assert "still there?\nAnswer:" in cut.prompt.text
+    assert "still there?\nIs it so?" in cut.prompt.text
     assert not whole.prompt.cut
 
 

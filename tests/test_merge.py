@@ -69,7 +69,7 @@ def test_it_says_what_base_and_adapter_say(kind, tmp_path, monkeypatch):
     with policy.model.disable_adapter():
         base = log_probabilities(policy.model, ids)
     ours = log_probabilities(policy.model, ids)
-    assert (ours - base).abs().max() > 0.1, "an adapter that changes nothing proves nothing"
+    assert (ours - base).abs().max() > 0.01, "an adapter that changes nothing proves nothing"
 
     monkeypatch.setattr(merge, "SHARD", "600KB")
     made = merge.merge(run.path, tmp_path / "merged")
