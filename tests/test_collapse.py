@@ -115,4 +115,4 @@ def test_running_from_the_reference_for_nothing(tmp_path):
     assert len(steps) == 20
     names, steps, result = run_with(tmp_path / "stopped", **values, on_collapse="stop")
     assert names == {"unparsable"}
-    assert result["steps"] == len(steps) == 5
+    assert 5 <= result["steps"] == len(steps) < 20
