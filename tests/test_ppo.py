@@ -179,7 +179,7 @@ def test_rewards_of_a_rollout_are_those_of_its_texts(trained):
 
 @pytest.mark.slow
 def test_it_learns_and_repeats_to_the_bit(trained, tmp_path):
-    common = {"init": trained, "max_steps": 12, "batch_size": 32, "eval_limit": 200}
+    common = {"init": trained, "max_steps": 24, "batch_size": 32, "eval_limit": 200, "learning_rate": 3e-4}
     run, (result,) = ppo.ppo(settings(**common, out=tmp_path / "a"))
     steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     first, last = (sum(s["accuracy"] for s in part) / 4 for part in (steps[:4], steps[-4:]))
