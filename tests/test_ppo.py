@@ -183,10 +183,8 @@ def test_it_learns_and_repeats_to_the_bit(trained, tmp_path):
     run, (result,) = ppo.ppo(settings(**common, out=tmp_path / "a"))
     steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     first, last = (sum(s["accuracy"] for s in part) / 4 for part in (steps[:4], steps[-4:]))
-    assert last > first
-    before = json.loads((trained / "results.json").read_text())["results"][0]
-    assert result["metrics"]["accuracy"] > 0.6
-    assert before["n"] == 20
+    assert last > first + 0.1
+    assert result["n"] == 200
     again, _ = ppo.ppo(settings(**common, out=tmp_path / "b"))
     for name in ("adapter/adapter_model.safetensors", "value_head.safetensors"):
         assert (run.path / name).read_bytes() == (again.path / name).read_bytes()
