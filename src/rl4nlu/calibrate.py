@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -67,7 +66,7 @@ def ask_calibrated(
         yield scored(question.task, row.prompt.example, logp.tolist())
 
 
-def _logp_of(policy: Policy, question: Question, texts: Sequence[str], max_tokens: int) -> dict[str, Any]:
+def _logp_of(policy: Policy, question: Question, texts: Sequence[str], max_tokens: int) -> dict[str, list[float]]:
     """Prompt -> log-probability of each label behind it, of those that have a token."""
     encoder, any_row = question.rows.encoder, question.rows[0].prompt
     rows = [(text, encoder.encode_prompt(replace(any_row, text=text))) for text in texts]
